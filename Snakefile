@@ -1,0 +1,96 @@
+# A study's runs and pages. `python -m lvmlib quick` (or `make report`) calls this twice:
+# first for the runs, then for the report, so that a failed run does not keep the
+# others from being reported. By hand: snakemake --cores 2 --config study=quick -- runs
+#
+# A run is redone when its recipe or dataset changes, never because of code or clocks:
+# the recipe's hash is part of an output's name, and no run has an input file.
+import shlex
+
+from lvmlib.study import read_study
+
+study = read_study(config.get("study", "quick"), config.get("dataset", ""))
+study.write_plan()
+REPORT = f"reports/{study.name}"
+PAGES = {f"{REPORT}/{run.page}": run for run in study.runs}
+
+
+def evidence(run):
+    """What a run has to show: run.json when it is done, else a failed notebook."""
+    files = [run.folder / "run.json", run.folder / "notebook.ipynb"]
+    return [str(file) for file in files if file.exists()][:1]
+
+
+rule report:
+    input:
+        f"{REPORT}/index.html",
+        f"{REPORT}/results.csv",
+        [page for page, run in PAGES.items() if evidence(run)],
+
+
+rule runs:
+    input:
+        [f"{run.folder}/recipe-{run.recipe_hash}.json" for run in study.runs],
+
+
+for run in study.runs:
+
+    # The costliest runs start first, so that no core idles at the end.
+    rule:
+        name:
+            f"{run.entry}_{run.settings.size}_{run.settings.recipe.arm}_seed{run.settings.seed}".replace("-", "_")
+        output:
+            f"{run.folder}/run.json",
+            f"{run.folder}/recipe-{run.recipe_hash}.json",
+        log:
+            f"{run.folder}/notebook.ipynb",
+        params:
+            command=shlex.join(
+                ["papermill", "--no-progress-bar", "-k", "python3"]
+                + [f"notebooks/{run.settings.architecture}.ipynb"]
+                + [f"{run.folder}/notebook.ipynb"]
+                + run.arguments()
+            ),
+        priority: int(run.cost / 1e9)
+        threads: study.threads
+        retries: 1  # kernels started side by side can race for a port
+        shell:
+            "{params.command}"
+
+
+rule page:
+    input:
+        lambda wildcards: evidence(PAGES[f"{REPORT}/{wildcards.page}.html"]),
+    output:
+        f"{REPORT}/{{page}}.html",
+    wildcard_constraints:
+        page="(?!index$).*",
+    params:
+        notebook=lambda wildcards: PAGES[f"{REPORT}/{wildcards.page}.html"].folder / "notebook.ipynb",
+    shell:
+        "jupyter nbconvert --log-level WARN --to lvm_report {params.notebook}"
+        " --output-dir {REPORT} --output {wildcards.page}.html"
+
+
+rule summary:
+    input:
+        f"{study.folder}/study.json",
+        [evidence(run) for run in study.runs],
+    output:
+        f"{REPORT}/index.html",
+    log:
+        f"{study.folder}/summary.ipynb",
+    shell:
+        "papermill --no-progress-bar -k python3 notebooks/summary.ipynb {log}"
+        " -p study {study.folder} && "
+        "jupyter nbconvert --log-level WARN --to lvm_report {log}"
+        " --output-dir {REPORT} --output index.html"
+
+
+rule results:
+    input:
+        [evidence(run) for run in study.runs],
+    output:
+        f"{REPORT}/results.csv",
+    shell:
+        'python -c "import lvmlib; lvmlib.load_study({study.folder!r})'
+        '.to_csv({output!r}, index=False)"'

@@ -1,0 +1,118 @@
+"""Run a study and render its report: `python -m lvmlib quick`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from lvmlib.study import PlannedRun, Study, missing_runs, read_study
+
+
+def main() -> int:
+    """Run what is missing, render the report, and return an exit status."""
+    parser = argparse.ArgumentParser(prog="lvmlib", description=__doc__)
+    parser.add_argument("study", help="name of a file in parameters/, or its path")
+    parser.add_argument("--dataset", default="", help="another dataset folder")
+    parser.add_argument("--cores", type=int, default=os.cpu_count())
+    arguments = parser.parse_args()
+    try:
+        study = read_study(arguments.study, arguments.dataset)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    forget_other_datasets(study)
+    study.write_plan()
+    index = Path("reports") / study.name / "index.html"
+    log = study.folder / "snakemake.log"
+    log.write_text("")
+    snakemake = ["snakemake", "--cores", str(arguments.cores), "--config"]
+    snakemake += [f"study={arguments.study}", f"dataset={arguments.dataset}", "--"]
+
+    if not all(run.is_done for run in study.runs):
+        with log.open("a") as file:
+            runs = subprocess.Popen([*snakemake, "runs"], stdout=file, stderr=file)
+            watch(study, runs)
+    with log.open("a") as file:
+        render = subprocess.run([*snakemake, "report"], stdout=file, stderr=file)
+    missing = missing_runs(study.folder)
+    for run in missing:
+        print(f"missing: {run['label']}: {run['reason']}", file=sys.stderr)
+    if render.returncode or not index.exists():
+        print(f"the report was not rendered; see {log}", file=sys.stderr)
+        return 1
+    if "Nothing to be done" in log.read_text():
+        print(f"{study.name}: all {len(study.runs)} runs and pages are up to date.")
+    print(index)
+    return 1 if missing else 0
+
+
+def forget_other_datasets(study: Study) -> None:
+    """Delete the study's runs on another dataset: their numbers answer nothing now."""
+    for run in study.runs:
+        try:
+            info = json.loads((run.folder / "run.json").read_text())
+        except (OSError, ValueError):
+            continue
+        if info["dataset"]["sha256"] != study.dataset_sha256:
+            print(f"{run.label}: the dataset has changed, training again.")
+            shutil.rmtree(run.folder)
+
+
+def watch(study: Study, process: subprocess.Popen) -> None:
+    """Show how far the study is, until the process that runs it ends.
+
+    On a terminal one live line; elsewhere a line a finished run.
+    """
+    total = sum(run.cost for run in study.runs)
+    waiting = [run for run in study.runs if not run.is_done]
+    before = total - sum(run.cost for run in waiting)
+    log = study.folder / "snakemake.log"
+    print(f"{study.name}: {len(study.runs)} runs, {len(waiting)} to do (log: {log})")
+    bar = tqdm(
+        total=total,
+        initial=before,
+        disable=None,
+        bar_format="{percentage:3.0f}% |{bar:15}| {elapsed}, {remaining} left · {desc}",
+    )
+    started = time.monotonic()
+    while process.poll() is None:
+        time.sleep(1)
+        finished = [run for run in waiting if run.is_done]
+        waiting = [run for run in waiting if run not in finished]
+        shares = {run.label: share_done(run) for run in waiting}
+        left = sum((1 - shares[run.label]) * run.cost for run in waiting)
+        passed = time.monotonic() - started
+        remaining = passed * left / max(total - before - left, 1e-6 * total)
+        count = f"{len(study.runs) - len(waiting)} of {len(study.runs)} runs done"
+        for run in finished:
+            count_line = f"{count} ({run.label}), {_clock(passed)} passed"
+            bar.write(f"{count_line}, about {_clock(remaining)} left")
+        now = [f"{r.entry} {r.settings.size:,}" for r in waiting if shares[r.label]]
+        bar.set_description_str(f"{count} · {', '.join(now)}", refresh=False)
+        bar.n = total - left
+        bar.refresh()
+    bar.close()
+
+
+def share_done(run: PlannedRun) -> float:
+    """Return the share of a running run's updates that are done, 0 if not started."""
+    try:
+        progress = json.loads((run.folder / "progress.json").read_text())
+    except (OSError, ValueError):
+        return 0.0
+    return progress["step"] / progress["total"]
+
+
+def _clock(seconds: float) -> str:
+    return f"{seconds // 60:.0f}:{seconds % 60:02.0f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""Predictions of a trained model: the call that a user of one makes."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import nn
+from torch.nn import functional
+
+from lvmlib.models import evaluation_mode, unknown_name
+
+BLOCK = 1024  # windows at a time, so that memory does not grow with the input
+
+
+def resolve_device(device: str = "auto") -> torch.device:
+    """Return the device to compute on; ``auto`` is CUDA, then MPS, then CPU.
+
+    Raises
+    ------
+    ValueError
+        For a name other than auto, cpu, cuda and mps, or a device that this machine
+        lacks.
+    """
+    present = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    usable = [name for name, there in present.items() if there]
+    if device == "auto":
+        return torch.device(usable[0])
+    if device not in present:
+        raise unknown_name("device", device, ["auto", *present])
+    if device not in usable:
+        raise ValueError(
+            f"Device {device!r} is not available on this machine; choose auto or "
+            f"{', '.join(usable)}."
+        )
+    return torch.device(device)
+
+
+def predict(
+    model: nn.Module, context: ArrayLike | torch.Tensor, device: str = "auto"
+) -> np.ndarray:
+    """Predict the next vector, without dropout.
+
+    Parameters
+    ----------
+    model : nn.Module
+        From `load_weights` or `build_model`. Its mode and its place are restored.
+    context : array or tensor
+        (T, D) or (B, T, D), in reading order; T is 5 for the usual models.
+    device : str
+        Where to compute, see `resolve_device`.
+
+    Returns
+    -------
+    np.ndarray
+        (D,) or (B, D), float32, unit vectors.
+
+    Raises
+    ------
+    ValueError
+        For a context of another shape, with NaN or infinite numbers, or of another
+        dimension than the model's; for an absent device.
+    """
+    if not isinstance(context, torch.Tensor):
+        context = torch.from_numpy(np.array(context, np.float32))
+    if context.ndim not in (2, 3) or context.shape[-2] == 0:
+        raise ValueError(
+            f"context has shape {tuple(context.shape)}; expected (T, D), or (B, T, D) "
+            "for a batch."
+        )
+    if not torch.isfinite(context).all():
+        raise ValueError("context holds NaN or infinite numbers; check its vectors.")
+    dim = model.options["dim"]
+    if context.shape[-1] != dim:
+        raise ValueError(
+            f"context has vectors of dimension {context.shape[-1]}, but this "
+            f"{model.architecture} was trained on {dim}."
+        )
+    windows = context if context.ndim == 3 else context[None]
+    unit = np.empty((len(windows), dim), np.float32)
+    place = next(model.parameters()).device
+    target = resolve_device(device)
+    with evaluation_mode(model), torch.inference_mode():
+        try:
+            model.to(target)
+            for start in range(0, len(windows), BLOCK):
+                block = windows[start : start + BLOCK].to(target, torch.float32)
+                raw = model(block)
+                unit[start : start + BLOCK] = functional.normalize(raw, dim=-1).cpu()
+        finally:
+            model.to(place)
+    return unit if context.ndim == 3 else unit[0]

@@ -1,0 +1,61 @@
+"""GRU: a stack of recurrent blocks with residual connections."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class GRUBlock(nn.Module):
+    """``x ← LayerNorm(x + GRU(x))``."""
+
+    def __init__(self, hidden: int):
+        super().__init__()
+        self.gru = nn.GRU(hidden, hidden, batch_first=True)
+        self.norm = nn.LayerNorm(hidden)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (B, T, H) to (B, T, H)."""
+        states, _ = self.gru(x)
+        return self.norm(x + states)
+
+
+class GRU(nn.Module):
+    """Four residual GRU blocks, read at the last time step. No dropout.
+
+    Parameters
+    ----------
+    dim : int
+        Dimension of the vectors.
+    context : int
+        Number of context vectors; any number has the same weights.
+    hidden : int
+        Dimension of the recurrent state.
+    layers : int
+        Number of blocks.
+    """
+
+    title = "GRU"
+
+    def __init__(
+        self, dim: int = 768, context: int = 5, hidden: int = 512, layers: int = 4
+    ):
+        super().__init__()
+        self.input_proj = nn.Linear(dim, hidden)
+        self.blocks = nn.ModuleList(GRUBlock(hidden) for _ in range(layers))
+        self.output_proj = nn.Linear(hidden, dim)
+
+    @staticmethod
+    def sizes_of(state: dict[str, torch.Tensor]) -> dict[str, int]:
+        """Return the sizes that a weight file's shapes tell."""
+        return {"dim": state["input_proj.weight"].shape[1]}
+
+    def forward(self, context: torch.Tensor) -> torch.Tensor:
+        """Map context (B, T, D) to raw predictions (B, D)."""
+        x = self.input_proj(context)  # (B, T, H)
+        for block in self.blocks:
+            x = block(x)
+        return self.output_proj(x[:, -1])  # (B, D)
+
+
+Model = GRU

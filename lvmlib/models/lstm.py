@@ -1,0 +1,51 @@
+"""LSTM: two recurrent layers, read at the last time step."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class LSTM(nn.Module):
+    """A two-layer LSTM whose last state is projected to the prediction.
+
+    Parameters
+    ----------
+    dim : int
+        Dimension of the vectors.
+    context : int
+        Number of context vectors; any number has the same weights.
+    hidden : int
+        Dimension of the recurrent state.
+    layers : int
+        Number of recurrent layers.
+    dropout : float
+        Dropout between the layers.
+    """
+
+    title = "LSTM"
+
+    def __init__(
+        self,
+        dim: int = 768,
+        context: int = 5,
+        hidden: int = 512,
+        layers: int = 2,
+        dropout: float = 0.2,
+    ):
+        super().__init__()
+        self.lstm = nn.LSTM(dim, hidden, layers, batch_first=True, dropout=dropout)
+        self.output_proj = nn.Linear(hidden, dim)
+
+    @staticmethod
+    def sizes_of(state: dict[str, torch.Tensor]) -> dict[str, int]:
+        """Return the sizes that a weight file's shapes tell."""
+        return {"dim": state["lstm.weight_ih_l0"].shape[1]}
+
+    def forward(self, context: torch.Tensor) -> torch.Tensor:
+        """Map context (B, T, D) to raw predictions (B, D)."""
+        states, _ = self.lstm(context)  # (B, T, H)
+        return self.output_proj(states[:, -1])  # (B, D)
+
+
+Model = LSTM

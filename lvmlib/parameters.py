@@ -1,0 +1,178 @@
+"""Parameters of a run: what a notebook may be given, and what decides its numbers."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import hashlib
+import inspect
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from lvmlib.models import model_class
+from lvmlib.training import Recipe
+from lvmlib.vectors import PROTOCOLS
+
+
+class ParameterError(ValueError):
+    """A parameter is unknown, misspelt or of the wrong type."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides the numbers of one run: the notebooks' parameters."""
+
+    architecture: str
+    dataset: str = ""
+    size: int = 2000
+    protocol: str = "controlled"
+    seed: int = 0
+    run_dir: str = ""
+    recipe: Recipe = field(default_factory=Recipe)
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse values no run can have; raises ParameterError."""
+        if self.protocol not in PROTOCOLS:
+            raise ParameterError(_unknown("protocol", self.protocol, PROTOCOLS))
+        if self.size < 1 or self.seed < 0:
+            raise ParameterError(
+                f"size {self.size} must be positive and seed {self.seed} not negative."
+            )
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the settings as flat notebook parameters."""
+        own = {"dataset": self.dataset, "size": self.size, "protocol": self.protocol}
+        own |= {"seed": self.seed, "run_dir": self.run_dir}
+        return own | asdict(self.recipe) | self.options
+
+    def recipe_hash(self, dataset_sha256: str) -> str:
+        """Hash what decides the numbers: all but where the run is kept and computed."""
+        decisive = {"architecture": self.architecture, "data": dataset_sha256}
+        decisive |= self.parameters()
+        for name in ("dataset", "run_dir", "device"):
+            del decisive[name]
+        text = json.dumps(decisive, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is kept: `run_dir`, else a place of its own under runs/."""
+        if self.run_dir:
+            return Path(self.run_dir)
+        place = f"{self.architecture}/{self.size}/{self.recipe.arm}/seed{self.seed}"
+        return runs_root() / "interactive" / place
+
+
+def model_options(architecture: str) -> dict[str, Any]:
+    """Return an architecture's own parameters with their defaults."""
+    own = inspect.signature(model_class(architecture)).parameters
+    return {n: p.default for n, p in own.items() if n not in ("dim", "context")}
+
+
+def runs_root() -> Path:
+    """Return $LVM_RUNS, else runs/ in the project (or the current) folder."""
+    if os.environ.get("LVM_RUNS"):
+        return Path(os.environ["LVM_RUNS"])
+    project = Path(__file__).parent.parent
+    return (project if (project / "parameters").is_dir() else Path.cwd()) / "runs"
+
+
+def make_settings(architecture: str, parameters: dict[str, Any]) -> Settings:
+    """Build Settings from flat notebook parameters.
+
+    Raises
+    ------
+    ParameterError
+        Naming an unknown parameter and the nearest valid one, or a wrong type.
+    """
+    names = {f.name for f in fields(Settings)} - {"architecture", "recipe", "options"}
+    recipe_names = {f.name for f in fields(Recipe)}
+    options = model_options(architecture)
+    check_names(parameters, names | recipe_names | set(options))
+    defaults = Settings(architecture, options=options).parameters()
+    values = {
+        name: _of_type_of(name, value, defaults[name])
+        for name, value in parameters.items()
+    }
+
+    def chosen(among: Iterable[str]) -> dict[str, Any]:
+        return {name: values[name] for name in among if name in values}
+
+    try:
+        recipe = Recipe(**chosen(recipe_names))
+    except ValueError as error:
+        raise ParameterError(str(error)) from None
+    # Only options that differ from the model's own defaults enter the recipe hash.
+    own = {k: v for k, v in chosen(options).items() if v != options[k]}
+    return Settings(architecture, recipe=recipe, options=own, **chosen(names))
+
+
+def check_names(given: Iterable[str], valid: Iterable[str]) -> None:
+    """Raise ParameterError at the first of `given` that is not among `valid`."""
+    valid = list(valid)
+    for name in given:
+        if name not in valid:
+            raise ParameterError(_unknown("parameter", name, valid))
+
+
+def _unknown(what: str, name: str, valid: Iterable[str]) -> str:
+    valid = sorted(valid)
+    near = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
+    hint = f": did you mean {near[0]!r}?" if near else "."
+    return f"unknown {what} {name!r}{hint} Valid: {', '.join(valid)}."
+
+
+def _of_type_of(name: str, value: Any, default: Any) -> Any:
+    expected = type(default)
+    if expected is float and type(value) is int:
+        return float(value)
+    if type(value) is not expected:
+        raise ParameterError(
+            f"parameter {name!r} is {value!r} ({type(value).__name__}), expected "
+            f"{expected.__name__} such as {default!r}."
+        )
+    return value
+
+
+def read_parameters(namespace: dict[str, Any], valid: Iterable[str]) -> dict[str, Any]:
+    """Collect a notebook's parameters and refuse unknown ones.
+
+    The parameters cell and the cell that papermill injects after it both begin with
+    the comment "# Parameters"; every name that the latest of them assign must be
+    valid. papermill itself only warns.
+
+    Parameters
+    ----------
+    namespace : dict
+        The notebook's globals(), which hold the source of its cells in `In`.
+
+    Raises
+    ------
+    ParameterError
+        Naming the unknown parameter and the nearest valid one.
+    """
+    cells = [cell.lstrip() for cell in namespace["In"]]
+    marked = [n for n, cell in enumerate(cells) if cell.startswith("# Parameters")]
+    group = marked[-1:]
+    while group and group[0] - 1 in marked:  # the injected cell follows at once
+        group.insert(0, group[0] - 1)
+    names = [
+        target.id
+        for n in group
+        for node in ast.parse(cells[n]).body
+        for target in getattr(node, "targets", [getattr(node, "target", None)])
+        if isinstance(target, ast.Name)
+    ]
+    check_names(names, valid)
+    return {name: namespace[name] for name in names}
+
+
+def notebook_settings(namespace: dict[str, Any], architecture: str) -> Settings:
+    """Validate an architecture notebook's parameters: `read_parameters` + types."""
+    valid = Settings(architecture, options=model_options(architecture)).parameters()
+    return make_settings(architecture, read_parameters(namespace, valid))

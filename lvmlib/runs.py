@@ -1,0 +1,236 @@
+"""Runs: one architecture trained at one size with one seed, kept in a folder.
+
+A run folder holds run.json (written last: it is what makes a run done), history.csv,
+test.parquet (a row a test window), model.safetensors, the executed notebook, and
+recipe-<hash>.json, whose name says which recipe the folder answers.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from lvmlib import evaluation
+from lvmlib.files import atomic_path, write_json
+from lvmlib.inference import predict, resolve_device
+from lvmlib.models import build_model, count_parameters
+from lvmlib.parameters import Settings
+from lvmlib.training import (
+    predict_windows,
+    resolve_precision,
+    total_steps,
+    train,
+    training_status,
+)
+from lvmlib.vectors import Dataset, Split, make_split, open_dataset
+
+PACKAGES = ("torch", "lightning-fabric", "numpy", "scipy", "pandas")
+CONTEXT = 5
+
+
+class RunError(RuntimeError):
+    """A run folder does not fit what was asked of it."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, read back from its folder."""
+
+    folder: Path
+    info: dict[str, Any]  # run.json
+    history: pd.DataFrame
+    scores: pd.DataFrame  # a row a test window
+
+
+def load_run(folder: str | Path) -> Run:
+    """Read a finished run.
+
+    Raises
+    ------
+    RunError
+        If the folder has no run.json, or a file of it is damaged.
+    """
+    folder = Path(folder)
+    try:
+        info = json.loads((folder / "run.json").read_text())
+        history = pd.read_csv(folder / "history.csv")
+        scores = pd.read_parquet(folder / "test.parquet")
+    except (OSError, ValueError) as error:
+        raise RunError(f"{folder} holds no finished run ({error}).") from error
+    return Run(folder, info, history, scores)
+
+
+def execute(settings: Settings) -> Run:
+    """Train, score and keep one run; a run that is already done is only read.
+
+    Raises
+    ------
+    DatasetError, ParameterError, TrainingError
+        From the parts.
+    RunError
+        If the folder belongs to a run on another dataset.
+    """
+    started = time.monotonic()
+    dataset = open_dataset(settings.dataset)
+    identity = settings.recipe_hash(dataset.sha256)
+    folder = settings.folder
+    done = _finished(folder, identity, dataset)
+    if done:
+        return done
+    split = make_split(dataset, settings.protocol, settings.size, settings.seed)
+    torch.manual_seed(settings.seed)
+    model = build_model(
+        settings.architecture, dim=dataset.dim, context=CONTEXT, **settings.options
+    )
+    # Asked before training: a folder that cannot be written must not cost hours.
+    write_json(folder / f"recipe-{identity}.json", settings.parameters())
+    history = train(
+        model, dataset, split, settings.recipe, settings.seed, folder, identity
+    )
+    scores, results = assess(model, dataset, split)
+    with atomic_path(folder / "test.parquet") as temporary:
+        scores.to_parquet(temporary, index=False)
+    info = _describe(settings, dataset, split, model, history) | results
+    level = results["training_mean_cosine"]
+    info["status"] = training_status(history, level)
+    info["wall_seconds"] = time.monotonic() - started
+    for stale in folder.glob("recipe-*.json"):
+        if stale.name != f"recipe-{identity}.json":
+            stale.unlink()
+    write_json(folder / "run.json", info)
+    return load_run(folder)
+
+
+def _finished(folder: Path, identity: str, dataset: Dataset) -> Run | None:
+    if not (folder / "run.json").exists():
+        return None
+    run = load_run(folder)
+    found = run.info["dataset"]["sha256"]
+    if found != dataset.sha256:
+        raise RunError(
+            f"{folder} holds a run on dataset {run.info['dataset']['name']} "
+            f"({found[:12]}…), but {dataset.folder} is {dataset.sha256[:12]}…: choose "
+            "another run_dir, or delete the folder."
+        )
+    if run.info["recipe_hash"] != identity:
+        (folder / "run.json").unlink()  # a changed recipe trains again
+        return None
+    if run.info["commit"] != git_commit():
+        print(f"{folder} was made by commit {run.info['commit']}; reading it as it is.")
+    return run
+
+
+def assess(
+    model: torch.nn.Module, dataset: Dataset, split: Split
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Score a trained model and the baselines on the test windows.
+
+    Returns
+    -------
+    scores : DataFrame
+        `evaluation.score_windows`, and a column cosine_<baseline> for each baseline.
+    results : dict
+        Test metrics, baselines with their fitted numbers, skill, latency.
+    """
+    raw = predict_windows(model, dataset, split.test)
+    scores = evaluation.score_windows(raw, dataset, split.test)
+    baselines = evaluation.fit_baselines(dataset, split.train, split.validation)
+    table = {}
+    for name, baseline in baselines.items():
+        cosines = evaluation.baseline_cosine(baseline, dataset, split.test)
+        scores[f"cosine_{name}"] = cosines
+        table[name] = {"cosine": float(cosines.mean()), "numbers": baseline.numbers}
+    test = evaluation.summarise(scores)
+    best = evaluation.best_baseline({n: row["cosine"] for n, row in table.items()})
+    mean_vector = baselines["mean_vector"]
+    level = evaluation.baseline_cosine(mean_vector, dataset, split.train).mean()
+    return scores, {
+        "test": test,
+        "baselines": table,
+        "best_baseline": best,
+        "skill": evaluation.skill(test["cosine"], table[best]["cosine"]),
+        "training_mean_cosine": float(level),
+        "latency_ms": _latency(model, dataset.gather(split.test[0, :-1])),
+    }
+
+
+def _latency(model: torch.nn.Module, context: np.ndarray) -> dict[str, float]:
+    """Time `predict` on one context: median and 95th percentile, milliseconds."""
+    device = next(model.parameters()).device.type
+    seconds = []
+    for _ in range(30):
+        started = time.perf_counter()
+        predict(model, context, device=device)
+        seconds.append(time.perf_counter() - started)
+    half, most = np.percentile(seconds[5:], [50, 95])  # the first ones warm up
+    return {"p50": 1000 * float(half), "p95": 1000 * float(most)}
+
+
+def _describe(
+    settings: Settings,
+    dataset: Dataset,
+    split: Split,
+    model: torch.nn.Module,
+    history: pd.DataFrame,
+) -> dict[str, Any]:
+    device = resolve_device(settings.recipe.device)
+    best = history.loc[history["validation_cosine"].idxmax()]
+    return {
+        "architecture": settings.architecture,
+        "recipe_hash": settings.recipe_hash(dataset.sha256),
+        "parameters": settings.parameters(),
+        "dataset": {k: dataset.info[k] for k in ("name", "n", "dim", "sha256")},
+        "windows": {k: len(part) for k, part in vars(split).items()},
+        "model_parameters": count_parameters(model),
+        "epochs": len(history),
+        "steps": int(history["step"].iloc[-1]),
+        "planned_steps": total_steps(settings.recipe, len(split.train)),
+        "best_epoch": int(best["epoch"]),
+        "validation_cosine": float(best["validation_cosine"]),
+        "train_cosine": float(best["train_cosine"]),
+        "windows_per_second": history["windows"].sum() / history["seconds"].sum(),
+        "peak_memory_mb": peak_memory_mb(),
+        "precision": resolve_precision(settings.recipe.precision, device),
+        "device": device.type,
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "versions": {p: importlib.metadata.version(p) for p in PACKAGES}
+        | {"python": platform.python_version()},
+        "commit": git_commit(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def peak_memory_mb() -> float:
+    """Return this process's peak resident memory in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def git_commit() -> str:
+    """Return the project's short commit, with "+" when files differ from it."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

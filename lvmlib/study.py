@@ -1,0 +1,292 @@
+"""Studies: grids of runs planned in YAML, run through Snakemake, read as one table.
+
+`python -m lvmlib quick` runs parameters/quick.yaml and renders reports/quick.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import yaml
+
+from lvmlib.files import write_json
+from lvmlib.models import build_model, count_parameters
+from lvmlib.parameters import (
+    ParameterError,
+    Settings,
+    check_names,
+    make_settings,
+    runs_root,
+)
+from lvmlib.runs import RunError, load_run
+from lvmlib.training import total_steps
+from lvmlib.vectors import open_dataset
+
+KEYS = ["dataset", "protocol", "sizes", "seeds", "arms", "recipe", "architectures", "title", "threads"]
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One cell of a study's grid."""
+
+    entry: str  # the line of the YAML: an architecture, perhaps with overrides
+    settings: Settings
+    recipe_hash: str
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is kept."""
+        return self.settings.folder
+
+    @property
+    def label(self) -> str:
+        """The run's name for people."""
+        s = self.settings
+        return f"{self.entry}, {s.size:,} vectors, {s.recipe.arm}, seed {s.seed}"
+
+    @property
+    def page(self) -> str:
+        """File name of the run's HTML page."""
+        s = self.settings
+        return f"{self.entry}-{s.size}-{s.recipe.arm}-seed{s.seed}.html"
+
+    @property
+    def is_done(self) -> bool:
+        """Whether run.json is there and answers the recipe asked for."""
+        return _answers(self.folder, self.recipe_hash)
+
+    @property
+    def cost(self) -> float:
+        """Relative cost: trained windows times parameters, in which time is linear."""
+        recipe = self.settings.recipe
+        with torch.device("meta"):
+            model = build_model(self.settings.architecture)
+        windows = total_steps(recipe, self.settings.size) * recipe.batch_size
+        return windows * count_parameters(model)["trainable"]
+
+    def arguments(self) -> list[str]:
+        """Return the papermill arguments that repeat this run."""
+        parameters = self.settings.parameters()
+        default = Settings(self.settings.architecture).parameters() | {"run_dir": ""}
+        return [
+            word
+            for name, value in parameters.items()
+            if name not in default or value != default[name]
+            for word in ("-p", name, str(value))
+        ]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A grid of runs with a name."""
+
+    name: str
+    title: str
+    runs: tuple[PlannedRun, ...]
+    dataset_sha256: str
+    threads: int  # of each run; runs beside each other share the cores
+
+    @property
+    def folder(self) -> Path:
+        """Where the study's runs are kept."""
+        return runs_root() / self.name
+
+    def write_plan(self) -> None:
+        """Keep the plan beside the runs, so that the summary knows what is missing."""
+        plan = {
+            "title": self.title,
+            "runs": [
+                {
+                    "folder": str(run.folder.relative_to(self.folder)),
+                    "label": run.label,
+                    "page": run.page,
+                    "recipe_hash": run.recipe_hash,
+                }
+                for run in self.runs
+            ],
+        }
+        path = self.folder / "study.json"
+        if not path.exists() or json.loads(path.read_text()) != plan:
+            write_json(path, plan)
+
+
+def read_study(name: str, dataset: str = "") -> Study:
+    """Read parameters/<name>.yaml (or the YAML file `name`) into a plan.
+
+    Parameters
+    ----------
+    dataset : str
+        A dataset folder to use instead of the one that the file names.
+
+    Raises
+    ------
+    ParameterError
+        For a file that is missing or has unknown or invalid entries.
+    DatasetError
+        If the dataset cannot be opened.
+    """
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        path = Path("parameters") / f"{name}.yaml"
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ParameterError(f"{path} cannot be read as a study ({error}).") from error
+    check_names(content, KEYS)
+    folder = dataset or content.get("dataset", "")
+    opened = open_dataset(folder, verify=False)
+    shared = {"dataset": folder, "protocol": content.get("protocol", "controlled")}
+    shared |= content.get("recipe") or {}
+    runs = [
+        _plan(path.stem, opened.sha256, entry, shared | (own or {}), size, arm, seed)
+        for (entry, own), size, arm, seed in itertools.product(
+            content["architectures"].items(),
+            content["sizes"],
+            (content.get("arms") or {"epochs": {}}).items(),
+            content["seeds"],
+        )
+    ]
+    title = content.get("title", path.stem)
+    threads = content.get("threads", 1)
+    return Study(path.stem, title, tuple(runs), opened.sha256, threads)
+
+
+def _plan(
+    study: str,
+    sha256: str,
+    entry: str,
+    parameters: dict[str, Any],
+    size: int,
+    arm: tuple[str, dict[str, Any] | None],
+    seed: int,
+) -> PlannedRun:
+    arm_name, arm_overrides = arm
+    folder = runs_root() / study / entry / str(size) / arm_name / f"seed{seed}"
+    parameters = parameters | (arm_overrides or {})
+    architecture = parameters.pop("architecture", entry)
+    parameters |= {"size": size, "seed": seed, "arm": arm_name, "run_dir": str(folder)}
+    settings = make_settings(architecture, parameters)
+    return PlannedRun(entry, settings, settings.recipe_hash(sha256))
+
+
+def load_study(path: str | Path) -> pd.DataFrame:
+    """Read a study as one table, a row a finished run.
+
+    Parameters
+    ----------
+    path : path
+        A study's folder of runs (runs/quick), or its committed results.csv.
+
+    Returns
+    -------
+    DataFrame
+        Columns entry, architecture, size, arm, seed, protocol, status, test_cosine
+        and the other test metrics, baseline_<name> (their test cosines), skill,
+        parameters, latency_ms, wall_seconds, folder, and more. When the folder has a
+        plan (study.json), only runs that answer it are read.
+
+    Raises
+    ------
+    RunError
+        If there is no finished run, or the runs are on different datasets.
+    """
+    path = Path(path)
+    if path.suffix == ".csv":
+        return pd.read_csv(path)
+    plan = _read_plan(path)
+    folders = [f for f, run in plan.items() if _answers(f, run["recipe_hash"])]
+    if not plan:
+        folders = sorted(file.parent for file in path.rglob("run.json"))
+    rows = [_row(path, folder) for folder in folders]
+    if not rows:
+        raise RunError(f"{path} holds no finished run: run the study first.")
+    table = pd.DataFrame(rows)
+    if table["dataset_sha256"].nunique() > 1:
+        names = table.groupby("dataset_sha256")["folder"].first().tolist()
+        raise RunError(
+            f"{path} mixes runs on different datasets, such as {' and '.join(names)}: "
+            "their scores do not compare; delete one kind."
+        )
+    return table
+
+
+def _row(study: Path, folder: Path) -> dict[str, Any]:
+    info = load_run(folder).info
+    place = folder.relative_to(study).parts
+    used = info["parameters"]
+    return {
+        "entry": place[0] if len(place) == 4 else info["architecture"],
+        "architecture": info["architecture"],
+        **{k: used[k] for k in ("size", "arm", "seed", "protocol")},
+        "status": info["status"],
+        **{f"test_{k}": v for k, v in info["test"].items()},
+        "validation_cosine": info["validation_cosine"],
+        "train_cosine": info["train_cosine"],
+        **{f"baseline_{k}": v["cosine"] for k, v in info["baselines"].items()},
+        "best_baseline": info["best_baseline"],
+        "skill": info["skill"],
+        "best_epoch": info["best_epoch"],
+        "epochs": info["epochs"],
+        "steps": info["steps"],
+        "training_windows": info["windows"]["train"],
+        "parameters": info["model_parameters"]["trainable"],
+        "parameters_with_buffers": info["model_parameters"]["with_buffers"],
+        "latency_ms": info["latency_ms"]["p50"],
+        "windows_per_second": info["windows_per_second"],
+        "wall_seconds": info["wall_seconds"],
+        "peak_memory_mb": info["peak_memory_mb"],
+        "precision": info["precision"],
+        "device": info["device"],
+        "threads": info["threads"],
+        "commit": info["commit"],
+        "dataset": info["dataset"]["name"],
+        "dataset_sha256": info["dataset"]["sha256"],
+        "recipe_hash": info["recipe_hash"],
+        "folder": str(folder),
+    }
+
+
+def missing_runs(path: str | Path) -> list[dict[str, str]]:
+    """List the planned runs that are not done: label, page and reason."""
+    plan = _read_plan(path)
+    return [
+        {"label": run["label"], "page": run["page"], "reason": failure(folder)}
+        for folder, run in plan.items()
+        if not _answers(folder, run["recipe_hash"])
+    ]
+
+
+def failure(folder: str | Path) -> str:
+    """Say why a run is missing: the error in its notebook, if there is one."""
+    try:
+        notebook = json.loads((Path(folder) / "notebook.ipynb").read_text())
+    except (OSError, ValueError):
+        return "it was not started"
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", []):
+            if output["output_type"] == "error":
+                return f"{output['ename']}: {output['evalue']}"
+    return "it was interrupted"
+
+
+def _read_plan(path: str | Path) -> dict[Path, dict[str, str]]:
+    """Return the planned runs by folder; without a plan, none."""
+    file = Path(path) / "study.json"
+    if not file.exists():
+        return {}
+    return {Path(path) / r["folder"]: r for r in json.loads(file.read_text())["runs"]}
+
+
+def _answers(folder: Path, recipe_hash: str) -> bool:
+    """Say whether a folder holds the finished run that this recipe asks for."""
+    try:
+        info = json.loads((folder / "run.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return info["recipe_hash"] == recipe_hash

@@ -1,0 +1,237 @@
+"""Weight files: ours, and the ones that other people already have."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from lvmlib.files import atomic_path
+from lvmlib.models import ARCHITECTURES, build_model
+
+
+class WeightsError(ValueError):
+    """A file that does not hold the weights of one of our architectures."""
+
+
+def save_weights(model: nn.Module, path: str | Path) -> None:
+    """Write a model of `build_model` as ``.safetensors``, atomically.
+
+    The file's metadata carry ``architecture`` and, as JSON, ``options``.
+
+    Raises
+    ------
+    OSError
+        When the file cannot be written; names it.
+    """
+    metadata = {
+        "architecture": model.architecture,
+        "options": json.dumps(model.options),
+    }
+    state = {key: value.contiguous() for key, value in model.state_dict().items()}
+    with atomic_path(path) as temporary:
+        save_file(state, temporary, metadata)
+
+
+def load_weights(path: str | Path) -> nn.Module:
+    """Load a trained model, on the CPU, in float32 and in evaluation mode.
+
+    Parameters
+    ----------
+    path : str or Path
+        A ``.safetensors`` file, or a ``.pt``/``.pth`` file that holds a state dict
+        or a dict with ``model_state_dict`` among other entries, which are ignored.
+        Nothing in the file is executed.
+
+    Returns
+    -------
+    nn.Module
+        The architecture, and `dim` and `context` where they shape the weights, are
+        told by the file's keys and shapes. Our own files tell all options; other
+        people's graphmert gets the band mask and everything the usual sizes.
+
+    Raises
+    ------
+    WeightsError
+        When the file is missing, damaged, carries code, or its keys, shapes or
+        numbers are not those of one of our architectures.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"{path} is not there (or not a file); check the path.")
+    if path.stat().st_size == 0:
+        raise WeightsError(f"{path} is empty; fetch or write it again.")
+    if path.suffix == ".safetensors":
+        state, metadata = _read_safetensors(path)
+    else:
+        state, metadata = _read_torch(path), {}
+    if all(key.startswith("module.") for key in state):  # saved from inside DDP
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    with torch.device("meta"):  # names and shapes, but no memory and no random numbers
+        model = _build(path, state, metadata)
+    model.load_state_dict(_checked(path, state, model), assign=True)
+    return model.eval()
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return state, file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(
+            f"{path} is damaged or not a safetensors file ({error}); fetch or write "
+            "it again."
+        ) from error
+
+
+class _Inert:
+    """Stands for an object of the file that we do not need: holds and does nothing."""
+
+    def __new__(cls, *args: Any) -> _Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any): ...
+
+    def __setstate__(self, state: Any) -> None: ...
+
+
+# What checkpoints often hold beside the weights: command-line arguments, paths, and
+# metrics as numpy numbers (under the names that older versions gave them, too).
+_BESIDE = [
+    "argparse.Namespace",
+    *(
+        f"{module}.{kind}"
+        for module in ("pathlib", "pathlib._local")
+        for kind in ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath")
+    ),
+    "numpy.dtype",
+    "numpy.ndarray",
+    *(
+        f"numpy.{core}.multiarray.{name}"
+        for core in ("core", "_core")
+        for name in ("scalar", "_reconstruct")
+    ),
+]
+
+
+def _read_torch(path: Path) -> dict[str, torch.Tensor]:
+    inert = [(_Inert, name) for name in _BESIDE]
+    try:
+        with torch.serialization.safe_globals(inert):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can fail anywhere in the reader
+        code = re.search(r"GLOBAL (\S+)", str(error))
+        if isinstance(error, pickle.UnpicklingError) and code:
+            raise WeightsError(
+                f"{path} wants to run {code[1]} and was not loaded; ask for a file "
+                "that holds the state dict only."
+            ) from None
+        raise WeightsError(
+            f"{path} is damaged or not a PyTorch weight file "
+            f"({type(error).__name__}); fetch or write it again."
+        ) from error
+    if isinstance(content, dict):
+        content = content.get("model_state_dict", content)
+    if not isinstance(content, dict) or not content:
+        raise WeightsError(
+            f"{path} holds no weights but a {type(content).__name__}; expected a state "
+            "dict, or a dict with 'model_state_dict'."
+        )
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
+            raise WeightsError(
+                f"{path} holds no weights: {key!r} is a {type(value).__name__}; "
+                "expected a state dict, or a dict with 'model_state_dict'."
+            )
+    return content
+
+
+def _build(
+    path: Path, state: dict[str, torch.Tensor], metadata: dict[str, str]
+) -> nn.Module:
+    """Build the model that a file's metadata name or, without, its keys tell."""
+    try:
+        if "architecture" in metadata:
+            options = json.loads(metadata.get("options", "{}"))
+            model = build_model(metadata["architecture"], **options)
+            _check_keys(path, state, model)
+            return model
+        nearest = _nearest(path, state)
+        _check_keys(path, state, nearest)
+        sizes = type(nearest).sizes_of(state)
+        return build_model(nearest.architecture, **sizes)
+    except WeightsError:
+        raise
+    except (ValueError, TypeError, IndexError) as error:
+        raise WeightsError(
+            f"{path}: its metadata or shapes fit none of our models ({error})."
+        ) from error
+
+
+def _nearest(path: Path, state: dict[str, torch.Tensor]) -> nn.Module:
+    """Build the usual model that shares the most keys with a file."""
+
+    def overlap(model: nn.Module) -> float:
+        keys = model.state_dict().keys()
+        return len(keys & state.keys()) / len(keys | state.keys())
+
+    nearest = max((build_model(name) for name in ARCHITECTURES), key=overlap)
+    if overlap(nearest) == 0:
+        raise WeightsError(
+            f"{path} holds weights of none of {', '.join(ARCHITECTURES)}: its keys are "
+            f"{_listed(state)}."
+        )
+    return nearest
+
+
+def _check_keys(path: Path, state: dict[str, torch.Tensor], model: nn.Module) -> None:
+    expected = model.state_dict().keys()
+    missing, unexpected = expected - state.keys(), state.keys() - expected
+    if missing or unexpected:
+        raise WeightsError(
+            f"{path} is not a full {model.architecture}: missing keys "
+            f"{_listed(missing)}; unexpected keys {_listed(unexpected)}."
+        )
+
+
+def _checked(
+    path: Path, state: dict[str, torch.Tensor], model: nn.Module
+) -> dict[str, torch.Tensor]:
+    """Return the tensors as float32 once their shapes and numbers are right."""
+    checked = {}
+    for key, expected in model.state_dict().items():
+        found = state[key]
+        if found.shape != expected.shape:
+            raise WeightsError(
+                f"{path}: {key} has shape {tuple(found.shape)}, but "
+                f"{model.architecture} with {model.options} has "
+                f"{tuple(expected.shape)}."
+            )
+        if not found.is_floating_point() or found.layout is not torch.strided:
+            raise WeightsError(
+                f"{path}: {key} is {found.dtype} ({found.layout}); expected dense "
+                "floating-point numbers."
+            )
+        checked[key] = found.detach().to(torch.float32, copy=True).contiguous()
+        if not torch.isfinite(checked[key]).all():
+            raise WeightsError(
+                f"{path}: {key} holds NaN or infinite numbers; the training that wrote "
+                "it has diverged."
+            )
+    return checked
+
+
+def _listed(keys: Any, most: int = 6) -> str:
+    keys = sorted(keys)
+    if not keys:
+        return "none"
+    rest = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return ", ".join(keys[:most]) + rest

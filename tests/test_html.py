@@ -1,0 +1,334 @@
+"""The report page: what a reader finds in it, and what it must not load."""
+
+import base64
+import html
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import unquote
+
+import nbformat
+import pytest
+from bs4 import BeautifulSoup
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from lvmlib.html import NUMBER, ReportExporter, to_mathml
+
+PNG = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9Q"
+    "DwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+WIDE = "".join(f"<td>{i}.25</td>" for i in range(40))
+
+
+def display(data, **metadata):
+    return new_output("display_data", data=data, metadata=metadata)
+
+
+def notebook(*cells):
+    return new_notebook(
+        cells=list(cells), metadata={"language_info": {"name": "python"}}
+    )
+
+
+def export(nb, **resources):
+    return BeautifulSoup(
+        ReportExporter().from_notebook_node(nb, **resources)[0], "html.parser"
+    )
+
+
+def export_output(*outputs):
+    return export(notebook(new_code_cell("1", outputs=list(outputs))))
+
+
+def export_markdown(text):
+    return export(notebook(new_markdown_cell(text)))
+
+
+@pytest.fixture(scope="module")
+def report():
+    """Return a notebook with one of everything that the study's notebooks hold."""
+    return notebook(
+        new_markdown_cell(
+            "# One run &lt;of&gt; the study\n\nCompute costs $5 and $6; $d = 768$ "
+            "dimensions. See the [summary](index.html#The-answer)."
+        ),
+        new_code_cell("size = 1", metadata={"tags": ["parameters"]}),
+        new_code_cell("size = 2", metadata={"tags": ["injected-parameters"]}),
+        new_markdown_cell(
+            "## Architecture & formula\n\n"
+            "$$\n\\begin{aligned}\nz &= \\frac{x}{y} \\\\\n"
+            "h &= \\sqrt{z}\n\\end{aligned}\n$$\n\n"
+            "### Detail\n\n## Result\n\n## Result"
+        ),
+        new_code_cell(
+            "print('epoch 1')",
+            outputs=[
+                new_output("stream", name="stdout", text="epoch 1 <b>\n"),
+                new_output("stream", name="stderr", text="UserWarning: beware\n"),
+                display(
+                    {"image/png": PNG, "text/plain": "<Figure>"},
+                    **{"image/png": {"alt": 'A "curve" falls', "width": 320}},
+                ),
+                display(
+                    {"image/svg+xml": "<svg xmlns='http://www.w3.org/2000/svg'/>"},
+                    **{"image/svg+xml": {"alt": "A drawing"}},
+                ),
+                new_output(
+                    "execute_result",
+                    data={"text/html": f"<table><tr>{WIDE}</tr></table>"},
+                ),
+                display({"text/markdown": "### The answer\n\n$\\Delta = 0.01$"}),
+            ],
+        ),
+        new_code_cell(
+            "fail()",
+            outputs=[
+                new_output(
+                    "error",
+                    ename="ValueError",
+                    evalue="size \x1b[31m9\x1b[0m <is> larger",
+                    traceback=["\x1b[31mValueError\x1b[39m: here", "\x1b[38;5;1mx = 1"],
+                )
+            ],
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def page(report):
+    return export(report)
+
+
+def test_loads_nothing(page):
+    assert not page.select("link, iframe, object, embed, script[src], [srcset]")
+    assert page.find_all("img")
+    assert all(tag["src"].startswith("data:") for tag in page.select("[src]"))
+    inside = "".join(tag.get_text() for tag in page.find_all(["style", "script"]))
+    assert not re.search(r"url\(|@import|//\w|import\(|fetch", inside)
+
+
+def test_head(page):
+    assert page.html["lang"] == "en"
+    assert page.title.get_text() == "One run <of> the study"
+    about = page.find("meta", attrs={"name": "description"})["content"]
+    assert about.startswith("Compute costs $5 and $6; d=768 dimensions.")
+    viewport = page.find("meta", attrs={"name": "viewport"})["content"]
+    assert "width=device-width" in viewport
+
+
+def test_title_without_heading():
+    nb = notebook(new_markdown_cell("Text"))
+    assert export(nb, resources={"metadata": {"name": "gru"}}).title.string == "gru"
+    nb.metadata["title"] = "The GRU"
+    assert export(nb).title.string == "The GRU"
+
+
+def test_formulas(page):
+    inline, block, answer = page.main.find_all("math")
+    assert inline["display"] == answer["display"] == "inline"
+    assert block["display"] == "block"
+    assert len(block.find_all("mtr")) == 2
+    assert block.mfrac
+    assert "$" not in page.main.get_text().replace("$5", "").replace("$6", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "formulas"),
+    [
+        ("costs $5 and $6", 0),
+        ("costs $5-$6", 0),
+        (r"costs \$5, $x$ and \$6", 1),
+        ("between $a$ and $b_1 + b_2$, $10$ as well", 3),
+        (r"a price of $p = \$5$", 1),
+    ],
+)
+def test_prices_are_not_formulas(text, formulas):
+    main = export_markdown(text).main
+    assert len(main.find_all("math")) == formulas
+    assert main.get_text().count("$") == text.count("$") - 2 * formulas
+
+
+def test_math_environment_and_latex_output():
+    main = export_markdown("\\begin{align}\na &= b \\\\\nc &= d\n\\end{align}").main
+    assert [row.get_text() for row in main.find_all("mtr")] == ["a=b", "c=d"]
+    main = export_output(display({"text/latex": r"$\displaystyle \theta$"})).main
+    assert main.math.get_text() == "θ"
+
+
+@pytest.mark.parametrize(
+    "latex", [r"\nosuchcommand{x} < 1", r"\left( x", "a & b", r"\operatorname*{a\,b}"]
+)
+def test_unconvertible_formula_stays_readable(latex):
+    tag = BeautifulSoup(to_mathml(latex), "html.parser")
+    assert tag.code.get_text() == latex
+    assert not tag.math
+
+
+def test_code_is_folded_and_results_are_not(page):
+    for code in page.select(".highlight"):
+        fold = code.find_parent("details")
+        assert not fold.has_attr("open")
+    labels = [fold.summary.get_text() for fold in page.select("details.code")]
+    defaults, injected, *others = labels
+    assert defaults == "Parameters and their defaults"
+    assert injected == "Parameters of this run"
+    assert others == ["Code", "Code"]
+    results = page.select("figure, table, .error, pre.stream, .output")
+    assert len(results) == 7
+    assert not any(result.find_parent("details") for result in results)
+
+
+def test_streams(page):
+    assert page.select_one("pre.stream").string == "epoch 1 <b>\n"
+    assert page.select_one("details.messages pre").string == "UserWarning: beware\n"
+
+
+def test_progress_bar_shows_its_last_state():
+    stderr = [
+        new_output("stream", name="stderr", text=text)
+        for text in ("\r 0%", "\r 50%", "\r100%", "\n")
+    ]
+    messages = export_output(*stderr).select(".messages pre")
+    assert [message.string for message in messages] == ["100%\n"]
+
+
+def test_error_is_shown_without_escape_codes(page):
+    error = page.select_one(".error")
+    assert error.p.get_text() == "Stopped here: ValueError size 9 <is> larger"
+    assert error.pre.get_text() == "ValueError: here\nx = 1"
+    assert "\x1b" not in str(page)
+
+
+def test_papermill_error_marker_keeps_its_target():
+    marker = (
+        '<span id="papermill-error-cell" style="color:red;">It stopped *here*</span>'
+    )
+    assert export_markdown(marker).find(id="papermill-error-cell").get_text() == (
+        "It stopped here"
+    )
+
+
+def test_image_metadata(page):
+    png, svg = page.find_all("img")
+    assert (png["alt"], png["width"]) == ('A "curve" falls', "320")
+    assert svg["alt"] == "A drawing"
+    assert base64.b64decode(png["src"].split(",")[1]).startswith(b"\x89PNG")
+
+
+def test_inline_drawing_has_a_name():
+    drawing = "<svg viewBox='0 0 1 1'><title>Five boxes</title></svg>"
+    svg = export_output(display({"text/html": drawing})).svg
+    assert (svg["role"], svg["aria-label"]) == ("img", "Five boxes")
+
+
+def test_markdown_image_is_embedded(tmp_path):
+    (tmp_path / "dot.png").write_bytes(base64.b64decode(PNG))
+    nb = notebook(new_markdown_cell("![A dot](dot.png)"))
+    image = export(nb, resources={"metadata": {"path": str(tmp_path)}}).img
+    assert image["alt"] == "A dot"
+    assert image["src"] == f"data:image/png;base64,{PNG}"
+
+
+def test_contents(page):
+    links = page.nav.find_all("a")
+    assert [link.string for link in links] == [
+        "Architecture & formula",
+        "Detail",
+        "Result",
+        "Result",
+        "The answer",
+    ]
+    targets = [page.find(id=unquote(link["href"][1:])) for link in links]
+    assert [target.name for target in targets] == ["h2", "h3", "h2", "h2", "h3"]
+    assert len({id(target) for target in targets}) == 5
+    for link, target in zip(links, targets, strict=True):
+        assert target.select_one("a.permalink")["href"] == link["href"]
+    assert page.select_one("a.skip")["href"] == "#" + page.main["id"]
+
+
+def test_no_contents_without_sections():
+    assert export_markdown("# Title\n\nText").nav is None
+
+
+def test_links_stay_relative(page):
+    assert page.main.find("a", string="summary")["href"] == "index.html#The-answer"
+
+
+def test_tables():
+    table = export_output(
+        display(
+            {
+                "text/html": "<style scoped>th {text-align: right}</style><table>"
+                "<thead><tr><th></th><th>name</th><th>cosine</th></tr></thead>"
+                "<tr><th rowspan=2>a</th><td>gru</td><td>0.41 [0.40, 0.42]</td></tr>"
+                "<tr><td>lstm of 2 layers</td><td>—</td></tr></table>"
+            }
+        )
+    ).table
+    assert [head.get("scope") for head in table.find_all("th")] == [*["col"] * 3, "row"]
+    numbers = [cell.get_text() for cell in table.select(".number")]
+    assert numbers == ["cosine", "0.41 [0.40, 0.42]", "—"]
+    assert "table" in table.parent["class"]
+    assert not table.find_parent("div", class_="output").style
+
+
+def test_what_counts_as_a_number():
+    for text in ("0.5", "−0.01", "12,345", "1.2e-05", "8.4 M", "3 ms", "0.5 ± 0.1"):
+        assert NUMBER.fullmatch(text), text
+    for text in ("gru", "seed 1", "3 of the runs", "", "—"):
+        assert not NUMBER.fullmatch(text), text
+
+
+@pytest.mark.filterwarnings("ignore:Your element with mimetype")
+def test_widgets_and_scripts_leave_no_trace():
+    main = export_output(
+        display(
+            {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "0%| |"}
+        ),
+        display({"application/javascript": "alert(1)"}),
+    ).main
+    assert main.find_all(recursive=False)[-1].name == "details"
+    assert "0%" not in main.get_text()
+    assert "alert" not in main.get_text()
+
+
+def test_command_line(report, tmp_path):
+    nbformat.write(report, tmp_path / "run.ipynb")
+    command = [sys.executable, "-m", "nbconvert", "--log-level=WARN"]
+    command += ["--to", "lvmlib.html.ReportExporter", tmp_path / "run.ipynb"]
+    command += ["--output", "index.html", "--output-dir", tmp_path / "reports"]
+    root = Path(__file__).parents[1]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    written = list((tmp_path / "reports").iterdir())
+    assert [file.name for file in written] == ["index.html"]
+    assert "<title>One run &lt;of&gt; the study</title>" in written[0].read_text(
+        "utf-8"
+    )
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium to look at the page with")
+def test_fits_a_phone(page, tmp_path):
+    """Chromium's window has a least width, so the phone is a frame of 390 px."""
+    (tmp_path / "phone.html").write_text(
+        f'<iframe width="390" height="800" srcdoc="{html.escape(str(page))}" onload="'
+        "const root = this.contentDocument.documentElement;"
+        "const box = this.contentDocument.querySelector('.table');"
+        'document.title = [root.scrollWidth, box.scrollWidth].join()"></iframe>',
+        encoding="utf-8",
+    )
+    flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-sync "
+    flags += "disable-background-networking disable-component-update dump-dom"
+    command = [CHROMIUM, *(f"--{flag}" for flag in flags.split())]
+    command += [f"--user-data-dir={tmp_path / 'profile'}"]
+    command += [(tmp_path / "phone.html").as_uri()]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    page_width, table_width = re.search(r"<title>(\d+),(\d+)", dom).groups()
+    assert int(page_width) <= 390
+    assert int(table_width) > 390
