@@ -48,7 +48,7 @@ for run in study.runs:
                 ["papermill", "--no-progress-bar", "-k", "python3"]
                 + [f"notebooks/{run.settings.architecture}.ipynb"]
                 + [f"{run.folder}/notebook.ipynb"]
-                + run.arguments()
+                + run.settings.arguments()
             ),
         priority: int(run.cost / 1e9)
         threads: study.threads

@@ -109,7 +109,6 @@ def _retrieve(
         "contrastive": farther / count(others),
     }
     rivals[window[:, None], columns[:, :-1]] = False
-    rivals[window, target] = True
     return scores | {
         "rank_document": count(rivals & same),
         "rank_all": count(rivals),

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +35,15 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     # torch.save and safetensors report a full disk as errors of their own.
     except (OSError, RuntimeError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        reason = getattr(error, "strerror", None) or str(error) or repr(error)
         raise OSError(
-            f"{path} could not be written ({reason}); what was there before is "
-            "untouched. Free some space, or set LVM_RUNS to a folder on another disk, "
-            "and start again: finished work is kept."
+            f"{path} could not be written ({reason.splitlines()[0]}); what was there "
+            "before is untouched. Free some space, or set LVM_RUNS to a folder on "
+            "another disk, and start again: finished work is kept."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where the folder itself is what is wrong
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, content: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import hashlib
 import inspect
 import json
@@ -13,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from lvmlib.models import model_class
+from lvmlib.models import model_class, unknown_name
 from lvmlib.training import Recipe
 from lvmlib.vectors import PROTOCOLS
 
@@ -38,7 +37,7 @@ class Settings:
     def __post_init__(self) -> None:
         """Refuse values no run can have; raises ParameterError."""
         if self.protocol not in PROTOCOLS:
-            raise ParameterError(_unknown("protocol", self.protocol, PROTOCOLS))
+            raise ParameterError(unknown_name("protocol", self.protocol, PROTOCOLS))
         if self.size < 1 or self.seed < 0:
             raise ParameterError(
                 f"size {self.size} must be positive and seed {self.seed} not negative."
@@ -49,6 +48,14 @@ class Settings:
         own = {"dataset": self.dataset, "size": self.size, "protocol": self.protocol}
         own |= {"seed": self.seed, "run_dir": self.run_dir}
         return own | asdict(self.recipe) | self.options
+
+    def arguments(self) -> list[str]:
+        """Return papermill's arguments for these settings.
+
+        All of them: a notebook's own defaults make a small run for reading along.
+        """
+        items = self.parameters().items()
+        return [word for name, value in items for word in ("-p", name, str(value))]
 
     def recipe_hash(self, dataset_sha256: str) -> str:
         """Hash what decides the numbers: all but where the run is kept and computed."""
@@ -117,14 +124,7 @@ def check_names(given: Iterable[str], valid: Iterable[str]) -> None:
     valid = list(valid)
     for name in given:
         if name not in valid:
-            raise ParameterError(_unknown("parameter", name, valid))
-
-
-def _unknown(what: str, name: str, valid: Iterable[str]) -> str:
-    valid = sorted(valid)
-    near = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
-    hint = f": did you mean {near[0]!r}?" if near else "."
-    return f"unknown {what} {name!r}{hint} Valid: {', '.join(valid)}."
+            raise ParameterError(unknown_name("parameter", name, sorted(valid)))
 
 
 def _of_type_of(name: str, value: Any, default: Any) -> Any:

@@ -40,7 +40,9 @@ class Progress:
         if self.line:
             passed = time.monotonic() - self.started
             left = passed * (self.total / row["step"] - 1)
-            text = f"{self.text} on validation · {passed:.0f} s, {left:.0f} s to go"
+            text = f"{self.text} on validation · {passed:.0f} s"
+            if left:
+                text += f", {left:.0f} s to go"
             self.line.update({"text/plain": text}, raw=True)
 
     def close(self) -> None:

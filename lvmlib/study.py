@@ -24,11 +24,12 @@ from lvmlib.parameters import (
     make_settings,
     runs_root,
 )
-from lvmlib.runs import RunError, load_run
+from lvmlib.runs import RunError, execute, load_run
 from lvmlib.training import total_steps
 from lvmlib.vectors import open_dataset
 
-KEYS = ["dataset", "protocol", "sizes", "seeds", "arms", "recipe", "architectures", "title", "threads"]
+KEYS = ("title", "dataset", "protocol", "sizes", "seeds", "arms", "threads", "recipe")
+KEYS += ("architectures",)
 
 
 @dataclass(frozen=True)
@@ -69,17 +70,6 @@ class PlannedRun:
             model = build_model(self.settings.architecture)
         windows = total_steps(recipe, self.settings.size) * recipe.batch_size
         return windows * count_parameters(model)["trainable"]
-
-    def arguments(self) -> list[str]:
-        """Return the papermill arguments that repeat this run."""
-        parameters = self.settings.parameters()
-        default = Settings(self.settings.architecture).parameters() | {"run_dir": ""}
-        return [
-            word
-            for name, value in parameters.items()
-            if name not in default or value != default[name]
-            for word in ("-p", name, str(value))
-        ]
 
 
 @dataclass(frozen=True)
@@ -199,7 +189,7 @@ def load_study(path: str | Path) -> pd.DataFrame:
     path = Path(path)
     if path.suffix == ".csv":
         return pd.read_csv(path)
-    plan = _read_plan(path)
+    plan = read_plan(path)
     folders = [f for f, run in plan.items() if _answers(f, run["recipe_hash"])]
     if not plan:
         folders = sorted(file.parent for file in path.rglob("run.json"))
@@ -252,11 +242,33 @@ def _row(study: Path, folder: Path) -> dict[str, Any]:
     }
 
 
-def missing_runs(path: str | Path) -> list[dict[str, str]]:
-    """List the planned runs that are not done: label, page and reason."""
-    plan = _read_plan(path)
+def example_study() -> Path:
+    """Return runs/quick if it has runs, else a tiny study trained on the spot.
+
+    Two architectures at two sizes for one epoch: enough to see every table and
+    figure, not enough to learn anything from them.
+    """
+    quick = runs_root() / "quick"
+    if any(quick.rglob("run.json")):
+        return quick
+    example = runs_root() / "example"
+    tiny = {"epochs": 1}
+    for entry, size in itertools.product(("amn", "lstm"), (500, 1000)):
+        planned = _plan("example", "", entry, tiny, size, ("epochs", None), seed=0)
+        execute(planned.settings)
+    return example
+
+
+def missing_runs(path: str | Path) -> list[dict[str, Any]]:
+    """List the planned runs that are not done: label, page, reason, started."""
+    plan = read_plan(path)
     return [
-        {"label": run["label"], "page": run["page"], "reason": failure(folder)}
+        {
+            "label": run["label"],
+            "page": run["page"],
+            "reason": failure(folder),
+            "started": (folder / "notebook.ipynb").exists(),
+        }
         for folder, run in plan.items()
         if not _answers(folder, run["recipe_hash"])
     ]
@@ -275,7 +287,7 @@ def failure(folder: str | Path) -> str:
     return "it was interrupted"
 
 
-def _read_plan(path: str | Path) -> dict[Path, dict[str, str]]:
+def read_plan(path: str | Path) -> dict[Path, dict[str, str]]:
     """Return the planned runs by folder; without a plan, none."""
     file = Path(path) / "study.json"
     if not file.exists():

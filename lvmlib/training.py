@@ -191,7 +191,8 @@ def train(
     state.sums = state.sums.to(device)
     progress = Progress(folder, total)
 
-    while state.step < total and not _is_over(state.history, recipe):
+    # The last epoch's updates may be done while its validation is not.
+    while (state.step < total or state.batch) and not _is_over(state.history, recipe):
         order = np.random.default_rng([seed, 2, len(state.history)])
         windows = split.train[order.permutation(len(split.train))]
         starts = range(0, len(windows), recipe.batch_size)
@@ -257,7 +258,9 @@ def _update(
     loss = F.mse_loss(raw, target)
     optimizer.zero_grad()
     fabric.backward(loss)
-    norm = fabric.clip_gradients(model, optimizer, max_norm=GRADIENT_NORM_LIMIT)
+    norm = fabric.clip_gradients(
+        model, optimizer, max_norm=GRADIENT_NORM_LIMIT, error_if_nonfinite=False
+    )
     optimizer.step()
     with torch.no_grad():  # kept on the device: reading a number would wait for it
         size = len(batch)
@@ -336,15 +339,15 @@ def _resume(
         return None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+        if content["identity"] != identity:
+            return None
+        for name, part in parts.items():
+            part.load_state_dict(content[name])
     except Exception as error:  # torch raises a dozen types for damaged files
         raise TrainingError(
             f"{path} cannot be read ({type(error).__name__}): delete it to start this "
             "run again from the beginning."
         ) from error
-    if content["identity"] != identity:
-        return None
-    for name, part in parts.items():
-        part.load_state_dict(content[name])
     torch.set_rng_state(content["random"])
     if device.type == "cuda" and "random_cuda" in content:
         torch.cuda.set_rng_state(content["random_cuda"])

@@ -121,7 +121,8 @@ def _read_info(path: Path) -> dict[str, Any]:
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path} is not valid JSON ({error}).") from None
-    missing = [key for key in ("name", "n", "dim", "sha256") if key not in info]
+    stated = info if isinstance(info, dict) else {}
+    missing = [key for key in ("name", "n", "dim", "sha256") if key not in stated]
     if missing:
         raise DatasetError(f"{path} lacks {', '.join(missing)}: add it.")
     return info
@@ -129,7 +130,7 @@ def _read_info(path: Path) -> dict[str, Any]:
 
 def _read_array(path: Path, dimensions: int) -> np.ndarray:
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.lib.format.open_memmap(path, mode="r")  # never a pickle or .npz
     except FileNotFoundError:
         raise DatasetError(f"{path} is missing: copy it from the source.") from None
     except (ValueError, EOFError, OSError) as error:
@@ -172,7 +173,10 @@ def _check_scales(path: Path, scales: np.ndarray, n: int) -> None:
 
 def _read_documents(path: Path, n: int) -> pd.DataFrame:
     try:
-        documents = pd.read_csv(path, dtype={"document_id": str, "title": str})
+        # An article may be called "Null".
+        documents = pd.read_csv(
+            path, dtype={"document_id": str, "title": str}, na_filter=False
+        )
     except FileNotFoundError:
         raise DatasetError(f"{path} is missing: copy it from the source.") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
@@ -381,7 +385,9 @@ def make_split(
             f"size {size:,} is larger than the {len(stream):,} vectors that "
             f"{dataset.folder} has for training; choose a smaller size."
         )
-    train = cut_windows(dataset, stream[:size], context, protocol.within_documents)
+    train = cut_windows(
+        dataset, stream[: max(size, 0)], context, protocol.within_documents
+    )
     if protocol.document_validation:
         rows = document_rows(dataset, parts["validation"])
         validation = cut_windows(dataset, rows, context, True)

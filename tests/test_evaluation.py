@@ -176,6 +176,14 @@ def test_order_of_windows_does_not_matter():
     pd.testing.assert_frame_equal(shuffled, whole)
 
 
+@pytest.mark.parametrize("scale", [1e-8, 1e4])
+def test_length_of_predictions_matters_to_the_squared_error_only(scale):
+    dataset, windows, raw = random_case(3, [20, 30, 10], 5, 12)
+    scores = score_windows(raw, dataset, windows).drop(columns="squared_error")
+    scaled = score_windows(raw * scale, dataset, windows)
+    pd.testing.assert_frame_equal(scaled.drop(columns="squared_error"), scores)
+
+
 def test_zero_and_constant_predictions_get_no_free_hits():
     dataset, windows, raw = random_case(4, [30, 40], 5, 12)
     zero = score_windows(np.zeros_like(raw), dataset, windows)
@@ -297,24 +305,35 @@ def test_primal_and_dual_ridge_agree():
     assert dual.predict(context).dtype == raw.dtype
 
 
+def test_ridge_learns_a_linear_map_with_a_small_lambda():
+    rng = np.random.default_rng(9)
+    context = rng.standard_normal((150, 2, 6)) + 1
+    targets = context.reshape(150, 12) @ rng.standard_normal((12, 6)) + 2
+    vectors = np.concatenate([context, targets[:, None]], axis=1).reshape(-1, 6)
+    train, validation = np.split(np.arange(450).reshape(150, 3), [100])
+    ridge = fit_baselines(in_memory(vectors, [300, 150]), train, validation)["ridge"]
+    assert -3 <= ridge.numbers["exponent"] < -1
+    assert (cosine(ridge.predict(context[100:]), targets[100:]) > 0.9999).all()
+
+
 def test_five_weights_and_six_numbers_recover_what_made_the_data():
     rng = np.random.default_rng(9)
     weights, coefficient = np.array([0.3, -0.1, 0.05, 0.2, 0.4]), 0.25
     context = rng.standard_normal((200, 5, 8)) + 1
     without = np.einsum("c,wcd->wd", weights, context)
-    mean = without.mean(0) / (1 - coefficient)  # of the targets with their mean in
-    windows = np.arange(1200).reshape(200, 6)
+    train, validation = np.split(np.arange(1200).reshape(200, 6), [150])
+    mean = without[:150].mean(0) / (1 - coefficient)  # of targets that contain it
     for targets, name, expected in [
         (without, "five_weights", weights),
         (without + coefficient * mean, "six_numbers", [*weights, coefficient]),
     ]:
         vectors = np.concatenate([context, targets[:, None]], axis=1).reshape(-1, 8)
         dataset = in_memory(vectors, [600, 600])
-        fitted = fit_baselines(dataset, windows[:150], windows[150:])[name]
+        fitted = fit_baselines(dataset, train, validation)[name]
         found = list(fitted.numbers.values())
         np.testing.assert_allclose(found, expected, atol=1e-5)
         np.testing.assert_allclose(
-            fitted.predict(context[150:]), targets[150:], atol=2e-2
+            fitted.predict(context[150:]), targets[150:], atol=1e-5
         )
     assert [*fitted.numbers] == [
         *(f"weight_{i}" for i in range(1, 6)),
@@ -412,7 +431,7 @@ def test_skill_and_best_baseline():
     assert skill(0.5, 0.6) == pytest.approx(-0.25)
 
 
-def test_baselines_of_the_sample_are_ordered_as_in_the_literature():
+def test_baselines_on_real_vectors():
     dataset = open_dataset(verify=False)
     split = make_split(dataset, "controlled", 1000)
     baselines = fit_baselines(dataset, split.train, split.validation)

@@ -1,0 +1,73 @@
+# `make report` and `make test` set up what they need: a virtual environment in .venv
+# with the locked packages, renewed when the lock or pyproject.toml changes.
+
+PYTHON ?= python3
+STUDY ?=
+DATASET ?=
+
+BIN := .venv/bin
+READY := .venv/ready
+
+# snakemake, papermill and jupyter are called by name, and the kernel "python3" has to
+# be the environment's own: a user's kernel of that name must not get in front of it.
+IN_VENV = PATH="$(CURDIR)/$(BIN):$$PATH" JUPYTER_PATH="$(CURDIR)/.venv/share/jupyter"
+
+.PHONY: help report study test lab lint lock
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+
+report: $(READY) ## run the quick study on the bundled vectors and render its report
+	@$(IN_VENV) $(BIN)/python -m lvmlib quick
+
+study: $(READY) ## run any study: make study STUDY=reference DATASET=/path/to/vectors
+	@if [ -z "$(STUDY)" ]; then \
+	  echo "Name a study of parameters/, such as: make study STUDY=reference" >&2; exit 1; fi
+	@$(IN_VENV) $(BIN)/python -m lvmlib "$(STUDY)" --dataset "$(DATASET)"
+
+test: $(READY) ## run all tests and all notebooks (their runs go to a temporary folder)
+	@runs=$$(mktemp -d) && trap 'rm -rf "$$runs"' EXIT && \
+	$(IN_VENV) LVM_RUNS="$$runs" OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
+	  tests notebooks -m "not slow" -n 2 --dist loadfile \
+	  --nbval-lax --nbval-current-env --nbval-cell-timeout=300
+
+lab: $(READY) ## open the notebooks in JupyterLab
+	@$(IN_VENV) $(BIN)/jupyter lab
+
+lint: $(READY) ## format the code and fix what the linter can fix
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+# Plain versions, one lock for all platforms: torch itself pins its CUDA packages, and
+# what the oldest Python can use the newer ones can too
+# (soupsieve 4.1.2 refuses Python 3.11.0 to 3.11.4, which Debian 12 has).
+lock: $(BIN)/pip ## write requirements.lock anew, with the newest versions allowed
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] > (3, 11) and \
+	  "The lock is for the oldest Python too: remove .venv, PYTHON=python3.11.")'
+	@$(BIN)/pip install -qq pip-tools
+	@CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --upgrade \
+	  --upgrade-package "soupsieve<4.1.2" \
+	  --extra test --build-deps-for editable --allow-unsafe --strip-extras \
+	  --no-emit-options --annotation-style line \
+	  --output-file requirements.lock pyproject.toml
+	@sed -E -e '/^(nvidia|cuda|triton)|considered to be unsafe/d' \
+	  -e 's/^(torch==[0-9.]+)\+cpu/\1    /' requirements.lock > .venv/lock
+	@mv .venv/lock requirements.lock
+
+$(READY): requirements.lock pyproject.toml | $(BIN)/pip
+	@echo "Installing the locked packages into .venv (a few minutes, only once) ..."
+	@$(BIN)/pip install -qq --disable-pip-version-check -r requirements.lock
+	@$(BIN)/pip install -qq --disable-pip-version-check \
+	  --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(BIN)/pip:
+	@command -v "$(PYTHON)" > /dev/null || { \
+	  echo "$(PYTHON) is not there: install Python 3.11 or newer." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; v = sys.version_info[:2]; \
+	  sys.exit(not (3, 11) <= v <= (3, 14) and "$(PYTHON) is Python %d.%d, but the \
+	locked packages need 3.11 to 3.14: name one, as in make test PYTHON=python3.11" % v)'
+	@"$(PYTHON)" -c 'import ensurepip' 2> /dev/null || { \
+	  echo "$(PYTHON) lacks venv: install it (Debian: apt install python3-venv)." >&2; \
+	  exit 1; }
+	@"$(PYTHON)" -m venv .venv

@@ -1,0 +1,110 @@
+"""Comparisons between runs: paired differences on the same test windows."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+
+from lvmlib.statistics import Interval, clustered_interval, holm, verdict
+
+BASELINES = {
+    "last_vector": "last vector",
+    "context_average": "context average",
+    "five_weights": "five weights",
+    "six_numbers": "six numbers",
+    "ridge": "ridge",
+    "mean_vector": "mean vector",
+}
+
+
+@lru_cache(maxsize=256)
+def _scores(folder: str) -> pd.DataFrame:
+    return pd.read_parquet(f"{folder}/test.parquet")
+
+
+def window_scores(
+    runs: pd.DataFrame, column: str = "cosine"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Collect the test windows' scores of some runs.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        Rows of `load_study`'s table, one a seed.
+
+    Returns
+    -------
+    scores : (S, W)
+        A row a run, in the order of the table.
+    documents : (W,)
+        The document of each window.
+
+    Raises
+    ------
+    ValueError
+        If the runs were not scored on the same test windows.
+    """
+    frames = [_scores(folder) for folder in runs["folder"]]
+    rows = frames[0]["row"].to_numpy()
+    for frame, folder in zip(frames, runs["folder"], strict=True):
+        if not np.array_equal(frame["row"], rows):
+            raise ValueError(
+                f"{folder} was scored on other test windows than "
+                f"{runs['folder'].iloc[0]}: their scores cannot be paired."
+            )
+    scores = np.stack([frame[column].to_numpy() for frame in frames])
+    return scores, frames[0]["document"].to_numpy()
+
+
+def compare(
+    after: pd.DataFrame, before: pd.DataFrame, column: str = "cosine"
+) -> Interval:
+    """Return the interval of after − before, paired by seed and test window."""
+    seeds = sorted(set(after["seed"]) & set(before["seed"]))
+    pair = [runs.set_index("seed").loc[seeds].reset_index() for runs in (after, before)]
+    (new, documents), (old, others) = (window_scores(runs, column) for runs in pair)
+    if not np.array_equal(documents, others):
+        raise ValueError("the two sides were scored on other test windows.")
+    return clustered_interval(new - old, documents)
+
+
+def over_baseline(runs: pd.DataFrame, baseline: str) -> Interval:
+    """Return the interval of network − baseline, each run against its own baseline."""
+    network, documents = window_scores(runs)
+    reference, _ = window_scores(runs, f"cosine_{baseline}")
+    return clustered_interval(network - reference, documents)
+
+
+def compare_sizes(runs: pd.DataFrame, small: int, large: int) -> pd.DataFrame:
+    """Ask for every entry whether `large` beats `small`.
+
+    All entries answer the same question, so "improves" and "regresses" need a p-value
+    that survives Holm's correction.
+
+    Returns
+    -------
+    DataFrame
+        A row an entry that has both sizes: entry, small, large (mean test cosines),
+        interval, verdict.
+    """
+    rows = []
+    for entry, group in runs.groupby("entry", sort=False):
+        before, after = (group[group["size"] == size] for size in (small, large))
+        if set(before["seed"]) & set(after["seed"]):
+            rows.append(
+                {
+                    "entry": entry,
+                    "small": before["test_cosine"].mean(),
+                    "large": after["test_cosine"].mean(),
+                    "interval": compare(after, before),
+                }
+            )
+    table = pd.DataFrame(rows, columns=["entry", "small", "large", "interval"])
+    adjusted = holm([interval.p_value for interval in table["interval"]])
+    table["verdict"] = [
+        verdict(interval, adjusted_p=p)
+        for interval, p in zip(table["interval"], adjusted, strict=True)
+    ]
+    return table

@@ -1,0 +1,178 @@
+"""Figures of the notebooks: titled, with units, in colours that all can tell apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from IPython.display import display
+from matplotlib.figure import Figure
+
+from lvmlib.comparison import BASELINES, window_scores
+from lvmlib.runs import Run
+from lvmlib.statistics import clustered_interval
+
+NETWORK, BASELINE, MUTED = "#0173b2", "#de8f05", "0.55"  # colour-blind safe
+
+
+def set_style() -> None:
+    """Set the look of all figures."""
+    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
+    plt.rcParams |= {
+        "figure.constrained_layout.use": True,
+        "figure.dpi": 100,
+        "savefig.dpi": 160,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlelocation": "left",
+        "axes.titleweight": "bold",
+        "grid.color": "0.92",
+        "legend.frameon": False,
+    }
+
+
+def show(figure: Figure, alt: str) -> None:
+    """Display a figure with its text alternative and close it."""
+    display(figure, metadata={"image/png": {"alt": alt}})
+    plt.close(figure)
+
+
+def learning_curves(run: Run) -> Figure:
+    """Draw cosine and loss by epoch; the best epoch and the floor are marked."""
+    history, info = run.history, run.info
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(7, 6), sharex=True)
+    top.plot(history["epoch"], history["train_cosine"], "o-", label="training")
+    top.plot(history["epoch"], history["validation_cosine"], "o-", label="validation")
+    top.axhline(info["training_mean_cosine"], color=MUTED, ls=":")
+    top.annotate(
+        "constant mean vector, on training windows",
+        (history["epoch"].iloc[-1], info["training_mean_cosine"]),
+        xytext=(0, 4),
+        textcoords="offset points",
+        ha="right",
+        size="small",
+        color="0.35",
+    )
+    top.axvline(info["best_epoch"], color=MUTED, lw=1)
+    top.set(title="Cosine to the true next vector", ylabel="mean cosine")
+    top.legend()
+    bottom.plot(history["epoch"], history["train_loss"], "o-", label="training")
+    bottom.plot(history["epoch"], history["validation_loss"], "o-", label="validation")
+    bottom.axvline(info["best_epoch"], color=MUTED, lw=1)
+    bottom.set(title="Loss of the raw output", xlabel="epoch (line: best epoch)")
+    bottom.set(ylabel="squared error\nper dimension", yscale="log")
+    bottom.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def scores_with_baselines(run: Run) -> Figure:
+    """Draw the test cosine of network and baselines with 95% intervals."""
+    documents = run.scores["document"]
+    columns = {"network": "cosine"} | {v: f"cosine_{k}" for k, v in BASELINES.items()}
+    intervals = {
+        label: clustered_interval(run.scores[column], documents)
+        for label, column in columns.items()
+    }
+    order = sorted(intervals, key=lambda label: intervals[label].estimate)
+    figure, axes = plt.subplots(figsize=(7, 3.2))
+    for height, label in enumerate(order):
+        i = intervals[label]
+        colour = NETWORK if label == "network" else BASELINE
+        axes.plot([i.low, i.high], [height] * 2, color=colour, lw=3, alpha=0.45)
+        axes.plot(i.estimate, height, "o", color=colour)
+    axes.set_yticks(range(len(order)), order)
+    axes.set(title="Test cosine with 95% intervals over documents", xlabel="cosine")
+    return figure
+
+
+def positions(values: np.ndarray, title: str, label: str, even: float) -> Figure:
+    """Draw one value a context position: mean and spread over windows (W, T).
+
+    `even` is the value that all positions would have if none mattered more.
+    """
+    names = [f"t−{step}" for step in range(values.shape[1], 0, -1)]
+    low, middle, high = np.percentile(values, [10, 50, 90], axis=0)
+    figure, axes = plt.subplots(figsize=(7, 3.2))
+    axes.bar(names, values.mean(axis=0), color=NETWORK, alpha=0.8, width=0.6)
+    axes.errorbar(names, middle, [middle - low, high - middle], fmt="none", color="0.2")
+    axes.axhline(even, color=MUTED, ls=":")
+    axes.set(title=title, ylabel=label)
+    axes.set_xlabel("context position (bars: mean; lines: 10th to 90th percentile)")
+    return figure
+
+
+def matrices(
+    maps: np.ndarray, titles: Sequence[str], columns: int, label: str
+) -> Figure:
+    """Draw square maps (n, T, T): row attends to column, one colour scale."""
+    rows = -(-len(maps) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(2 * columns, 2.2 * rows), squeeze=False
+    )
+    names = [f"t−{step}" for step in range(maps.shape[-1], 0, -1)]
+    style = {"vmin": min(0.0, maps.min()), "vmax": maps.max(), "cmap": "cividis"}
+    for spot, matrix, title in zip(axes.flat, maps, titles, strict=False):
+        image = spot.imshow(matrix, **style)
+        spot.set_title(title, size="medium")
+        spot.set_xticks(range(len(names)), names, size=7)
+        spot.set_yticks(range(len(names)), names, size=7)
+        spot.grid(False)
+    for spot in axes.flat[len(maps) :]:
+        spot.axis("off")
+    figure.colorbar(image, ax=axes, label=label, shrink=0.7)
+    return figure
+
+
+def scaling(runs: pd.DataFrame) -> Figure:
+    """Draw the loss 1 − test cosine by training size, a line an entry."""
+    figure, axes = plt.subplots(figsize=(7.5, 5))
+    palette = sns.color_palette("colorblind")
+    marks = "osD^vPX*"
+    for n, (entry, group) in enumerate(runs.groupby("entry", sort=False)):
+        points = []
+        for size, cell in group.groupby("size"):
+            i = clustered_interval(*window_scores(cell))
+            points.append((size, 1 - i.estimate, 1 - i.high, 1 - i.low))
+        size, loss, low, high = np.array(points).T
+        shift = 1 + 0.02 * (n - 2)  # so that intervals stand side by side
+        style = {"color": palette[n % 10], "marker": marks[n % 8], "label": entry}
+        axes.errorbar(size * shift, loss, [loss - low, high - loss], capsize=2, **style)
+    for name, dashes in (("six_numbers", "--"), ("ridge", "-."), ("mean_vector", ":")):
+        line = 1 - runs.groupby("size")[f"baseline_{name}"].mean()
+        axes.plot(line.index, line, dashes, color="0.4", label=BASELINES[name])
+    sizes = sorted(runs["size"].unique())
+    axes.set_xscale("log")
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axes.minorticks_off()
+    axes.set(xlabel="training vectors (log scale)", ylabel="1 − test cosine")
+    axes.set_title("Error by training size (lower is better)")
+    figure.legend(loc="outside lower center", ncols=4)
+    return figure
+
+
+def quality_and_cost(runs: pd.DataFrame) -> Figure:
+    """Draw test cosine against latency; the area of a mark is the parameter count."""
+    figure, axes = plt.subplots(figsize=(7, 4))
+    axes.scatter(
+        runs["latency_ms"],
+        runs["test_cosine"],
+        s=8 * runs["parameters"] / 1e6 + 20,
+        color=NETWORK,
+        alpha=0.6,
+    )
+    for row in runs.itertuples():
+        axes.annotate(
+            f"{row.entry} ({row.parameters / 1e6:.1f} M)",
+            (row.latency_ms, row.test_cosine),
+            xytext=(8, 8),
+            textcoords="offset points",
+            size="small",
+        )
+    axes.set_xscale("log")
+    axes.margins(x=0.25, y=0.15)
+    axes.set(xlabel="latency of one prediction, ms, median (log scale)")
+    axes.set(ylabel="test cosine", title="Quality against cost (area: parameters)")
+    return figure

@@ -1,0 +1,374 @@
+"""What a study found: the tables and sentences of the summary notebook."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from lvmlib.comparison import (
+    BASELINES,
+    compare_sizes,
+    over_baseline,
+    window_scores,
+)
+from lvmlib.report import STATUS, signed
+from lvmlib.runs import load_run
+from lvmlib.statistics import format_interval, rank_ranges
+from lvmlib.study import missing_runs, read_plan
+
+REPORTED_SIZES = {"80k": 80_634, "232k": 232_605}
+SMALL = 10_000_000  # parameters; the recommendation's "small"
+NEAR = 0.01  # cosine; how much quality "best cost" may give up
+
+
+def main_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """Keep the main arm: `epochs`, where the study has it."""
+    arms = runs["arm"].unique()
+    return runs[runs["arm"] == ("epochs" if "epochs" in arms else arms[0])]
+
+
+def headline_sizes(runs: pd.DataFrame) -> tuple[int, int]:
+    """Return the two sizes to compare: the reported ones, else the outermost."""
+    sizes = set(runs["size"])
+    if set(REPORTED_SIZES.values()) <= sizes:
+        return tuple(REPORTED_SIZES.values())
+    return min(sizes), max(sizes)
+
+
+def best_baseline(runs: pd.DataFrame) -> tuple[str, float]:
+    """Return name and mean test cosine of the best baseline of some runs."""
+    cosines = {name: runs[f"baseline_{name}"].mean() for name in BASELINES}
+    best = max(cosines, key=cosines.__getitem__)
+    return best, cosines[best]
+
+
+def answer(runs: pd.DataFrame) -> list[str]:
+    """Answer the study's question in sentences: data, baselines, trouble."""
+    return [_about_data(runs), _about_baselines(runs), *_about_trouble(runs)]
+
+
+def _about_data(runs: pd.DataFrame) -> str:
+    small, large = headline_sizes(runs)
+    changes = compare_sizes(runs, small, large)
+    if small == large or changes.empty:
+        return "**Does more data help?** Not measured: no entry has two sizes."
+    estimates = [i.estimate for i in changes["interval"]]
+    apart = [i for i in changes["interval"] if i.low > 0 or i.high < 0]
+    seeds = min(i.seeds for i in changes["interval"])
+    text = (
+        f"**Does more data help?** From {small:,} to {large:,} training vectors the "
+        f"test cosine changed by {signed(min(estimates))} to {signed(max(estimates))}, "
+        f"on the same {runs['test_windows'].iloc[0]:,} windows of "
+        f"{runs['test_documents'].iloc[0]} unseen documents. "
+    )
+    if seeds < 2:
+        up = sum(i.low > 0 for i in apart)
+        return text + (
+            f"In {up} of {len(changes)} architectures the model trained on more data "
+            f"is better beyond the uncertainty over documents, in {len(apart) - up} it "
+            "is worse. **That is no verdict**: one seed was trained, so another "
+            "subset and initialisation could turn it."
+        )
+    counts = changes["verdict"].value_counts()
+    said = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
+    return text + f"Verdicts at {seeds} seeds: **{said}**."
+
+
+def _about_baselines(runs: pd.DataFrame) -> str:
+    _, large = headline_sizes(runs)
+    cell = runs[runs["size"] == large]
+    name, cosine = best_baseline(cell)
+    means = cell.groupby("entry")["test_cosine"].mean()
+    intervals = {e: over_baseline(g, name) for e, g in cell.groupby("entry")}
+    better = sum(i.low > 0 for i in intervals.values())
+    top = means.idxmax()
+    return (
+        f"**Are the networks worth it?** At {large:,} vectors the best baseline, "
+        f"{BASELINES[name]}, has a test cosine of {cosine:.4f}; the best network, "
+        f"{top}, has {means[top]:.4f} ({format_interval(intervals[top])}). "
+        f"**{better} of {len(intervals)} networks beat the best baseline** beyond the "
+        "uncertainty."
+    )
+
+
+def _about_trouble(runs: pd.DataFrame) -> list[str]:
+    bad = runs[runs["status"] != "trained"]
+    return [
+        f"**{row.entry} at {row.size:,} vectors (seed {row.seed}):** "
+        + STATUS[row.status]
+        for row in bad.itertuples()
+    ]
+
+
+def grid(runs: pd.DataFrame, study: str | Path) -> pd.DataFrame:
+    """Return entries by sizes: the first seed's test cosine, linked to its page."""
+    plan = {str(folder): run for folder, run in read_plan(study).items()}
+    cells: dict[str, dict[str, str]] = {}
+    for row in runs.sort_values(["size", "seed"], ascending=[True, False]).itertuples():
+        text = f"{row.test_cosine:.4f}"
+        if row.folder in plan:
+            text = f'<a href="{plan[row.folder]["page"]}">{text}</a>'
+        if row.status != "trained":
+            text += f" ({row.status})"
+        cells.setdefault(row.entry, {})[f"{row.size:,} vectors"] = text
+    for run in missing_runs(study):
+        entry, size = run["label"].split(", ")[:2]
+        link = f'<a href="{run["page"]}">missing</a>' if run["started"] else "missing"
+        cells.setdefault(entry, {}).setdefault(size, link)
+    order = list(dict.fromkeys(run["label"].split(", ")[0] for run in plan.values()))
+    table = pd.DataFrame.from_dict(cells, orient="index").fillna("—")
+    table = table.reindex(order if order else table.index)
+    return table.rename_axis("entry").reset_index()
+
+
+def ranking(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return entries by test cosine at the largest headline size, baselines below.
+
+    A rank is a range: two entries are ordered only when the interval of their
+    difference excludes zero after Holm's correction.
+    """
+    small, large = headline_sizes(runs)
+    changes = compare_sizes(runs, small, large).set_index("entry")
+    cell = runs[runs["size"] == large]
+    ranks = _ranks(cell)
+    rows = []
+    for entry, group in cell.groupby("entry"):
+        row = {"rank": ranks.get(entry, "—"), "entry": entry}
+        if entry in changes.index:
+            change = changes.loc[entry]
+            row[f"{small:,}"] = f"{change['small']:.4f}"
+        row[f"{large:,}"] = f"{group['test_cosine'].mean():.4f}"
+        row["order"] = group["test_cosine"].mean()
+        if entry in changes.index:
+            row["change, 95% interval"] = format_interval(change["interval"], digits=4)
+            row["verdict"] = change["verdict"]
+        row["skill"] = signed(group["skill"].mean())
+        rows.append(row)
+    for name, label in BASELINES.items():
+        means = runs.groupby("size")[f"baseline_{name}"].mean()
+        row = {"rank": "", "entry": f"<em>baseline: {label}</em>"}
+        row |= {f"{size:,}": f"{means[size]:.4f}" for size in (small, large)}
+        row |= {"order": means[large], "verdict": "", "skill": ""}
+        row["change, 95% interval"] = signed(means[large] - means[small], 4)
+        rows.append(row)
+    table = pd.DataFrame(rows).sort_values("order", ascending=False)
+    return table.drop(columns="order").fillna("—")
+
+
+def _ranks(cell: pd.DataFrame) -> dict[str, str]:
+    groups = dict(list(cell.groupby("entry")))
+    seeds = set.intersection(*(set(group["seed"]) for group in groups.values()))
+    if len(groups) < 2 or not seeds:
+        return {}
+    scores, documents = {}, None
+    for entry, group in groups.items():
+        common = group[group["seed"].isin(seeds)].sort_values("seed")
+        scores[entry], documents = window_scores(common)
+    return {
+        entry: f"{best}–{worst}" if best < worst else f"{best}"
+        for entry, (best, worst) in rank_ranges(scores, documents).items()
+    }
+
+
+def other_metrics(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return retrieval and contrastive accuracy by entry and size."""
+    columns = {
+        "test_r1_document": "R@1, same document",
+        "test_r10_document": "R@10, same document",
+        "test_r10_all": "R@10, all",
+        "test_r10_all_with_context": "R@10, all, context left in",
+        "test_mrr_all": "MRR, all",
+        "test_contrastive": "contrastive accuracy",
+    }
+    means = runs.groupby(["entry", "size"], sort=False)[list(columns)].mean()
+    table = means.rename(columns=columns).map("{:.3f}".format).reset_index()
+    table["size"] = table["size"].map("{:,}".format)
+    return table
+
+
+def learning(runs: pd.DataFrame) -> tuple[Figure, str]:
+    """Draw one entry's learning curves by size, and say how they ended."""
+    figure, axes = plt.subplots(figsize=(7, 3.2))
+    said = []
+    for n, row in enumerate(runs.sort_values("size").itertuples()):
+        history = load_run(row.folder).history
+        style = {"color": f"C{n}", "marker": "o", "markersize": 4}
+        label = f"{row.size:,} vectors"
+        axes.plot(history["epoch"], history["validation_cosine"], **style, label=label)
+        axes.plot(history["epoch"], history["train_cosine"], ls=":", color=f"C{n}")
+        said.append(
+            f"{row.size:,} vectors: best epoch {row.best_epoch} of {row.epochs}, "
+            f"validation {row.validation_cosine:.3f}, training {row.train_cosine:.3f}, "
+            f"test {row.test_cosine:.3f}, {row.status}, {row.wall_seconds:.0f} s"
+        )
+    axes.set(title="Cosine by epoch (solid: validation, dotted: training)")
+    axes.set(xlabel="epoch", ylabel="mean cosine")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend()
+    return figure, "; ".join(said) + "."
+
+
+def recommendation(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Return what each network costs, and a choice for three kinds of need."""
+    _, large = headline_sizes(runs)
+    cell = runs[(runs["size"] == large) & (runs["status"] == "trained")]
+    columns = ["test_cosine", "skill", "parameters", "latency_ms", "windows_per_second"]
+    costs = cell.groupby("entry")[columns].mean().sort_values("test_cosine")[::-1]
+    if costs.empty:
+        return costs, ["No network was trained to the end: nothing to recommend."]
+    name, cosine = best_baseline(cell)
+    quality = costs.index[0]
+    small = costs[costs["parameters"] < SMALL]
+    near = costs[costs["test_cosine"] >= costs["test_cosine"].max() - NEAR]
+    cheap = near["latency_ms"].idxmin()
+    said = [
+        f"**Best quality:** {quality}, test cosine {costs.test_cosine[quality]:.4f}.",
+        f"**Best small** (under {SMALL / 1e6:.0f} million parameters): "
+        + (
+            f"{small.index[0]}, {small.test_cosine.iloc[0]:.4f} with "
+            f"{small.parameters.iloc[0] / 1e6:.1f} million parameters."
+            if len(small)
+            else "none was trained."
+        ),
+        f"**Best cost** (fastest within {NEAR} of the best): {cheap}, "
+        f"{costs.latency_ms[cheap]:.1f} ms a prediction, "
+        f"{costs.test_cosine[cheap]:.4f}.",
+    ]
+    if cosine >= costs["test_cosine"].max():
+        said.insert(
+            0,
+            f"**First of all:** {BASELINES[name]} scores {cosine:.4f}, more than every "
+            "network here, at next to no cost. On this evidence put that into "
+            "production; the choices below hold only among the networks.",
+        )
+    return costs, said
+
+
+def cost_table(costs: pd.DataFrame) -> pd.DataFrame:
+    """Format the costs that `recommendation` returns."""
+    return pd.DataFrame(
+        {
+            "entry": costs.index,
+            "test cosine": costs["test_cosine"].map("{:.4f}".format),
+            "skill": costs["skill"].map(signed),
+            "parameters": costs["parameters"].map("{:,.0f}".format),
+            "latency, ms": costs["latency_ms"].map("{:.1f}".format),
+            "training windows/s": costs["windows_per_second"].map("{:,.0f}".format),
+        }
+    )
+
+
+def reported_beside(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the original report's table beside this study's."""
+    reported = json.loads((files("lvmlib") / "reported.json").read_text())["table"]
+    small, large = headline_sizes(runs)
+    ours = compare_sizes(runs, small, large).set_index("entry")
+    rows = []
+    for architecture, row in reported.items():
+        old, new = (row[size]["best_val_cosine"] for size in REPORTED_SIZES)
+        line = {"architecture": architecture}
+        line |= {"reported 80k": f"{old:.4f}", "reported 232k": f"{new:.4f}"}
+        line["reported change"] = signed(100 * (new / old - 1), 2) + "%"
+        if architecture in ours.index:
+            mine = ours.loc[architecture]
+            line[f"ours {small:,}"] = f"{mine['small']:.4f}"
+            line[f"ours {large:,}"] = f"{mine['large']:.4f}"
+            percent = 100 * (mine["large"] / mine["small"] - 1)
+            line["our change"] = signed(percent, 2) + "%"
+            line["our verdict"] = mine["verdict"]
+        rows.append(line)
+    return pd.DataFrame(rows).fillna("not measured")
+
+
+def hypotheses(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the original report's four explanations, each tested or not measured."""
+    small, large = headline_sizes(runs)
+    changes = compare_sizes(runs, small, large)
+    reached = large >= REPORTED_SIZES["232k"] and small >= REPORTED_SIZES["80k"]
+    seeds = runs["seed"].nunique()
+    counts = changes["verdict"].value_counts()
+    verdicts = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
+    fourth = f"not measured: the largest size here is {large:,} vectors."
+    if reached and seeds < 2:
+        fourth = "not measured: one seed gives no verdict."
+    elif reached:
+        fourth = f"tested: of the architectures, {verdicts}."
+    rows = [
+        (
+            "1. Diversity of the data matters more than its quantity",
+            f"not measured: every vector here is from one source "
+            f"({escape(runs['dataset'].iloc[0])}).",
+        ),
+        (
+            "2. The models have reached the limit of their capacity",
+            "not measured: no architecture was trained at two capacities. "
+            f"({verdicts}, from {runs['parameters'].min() / 1e6:.1f} to "
+            f"{runs['parameters'].max() / 1e6:.1f} million parameters.)",
+        ),
+        (
+            "3. The larger set needs other hyperparameters",
+            "not measured: each entry has one recipe at all sizes.",
+        ),
+        ("4. The task is simple: 80k examples already cover it", fourth),
+    ]
+    return pd.DataFrame(rows, columns=["hypothesis", "these runs say"])
+
+
+def limits(runs: pd.DataFrame) -> list[str]:
+    """Return what the study cannot tell, from its own settings."""
+    first = runs.iloc[0]
+    seeds = runs["seed"].nunique()
+    said = [
+        f"All claims are about these vectors ({first['dataset']}, "
+        f"`{first['dataset_sha256'][:12]}`); another encoder or corpus is another "
+        "study.",
+        f"{seeds} seed{'s' if seeds > 1 else ''}, {first['test_documents']} test "
+        f"documents, {first['test_windows']:,} test windows.",
+    ]
+    if "epochs" in set(runs["arm"]):
+        ratio = runs["steps"].max() / runs["steps"].min()
+        said.append(
+            "At equal epochs a larger training set also means more updates (here "
+            f"{runs['steps'].min():,} to {runs['steps'].max():,}, {ratio:.1f} times)"
+            + (
+                "; the arm `steps` holds them equal."
+                if "steps" in set(runs["arm"])
+                else "; equal updates were not measured."
+            )
+        )
+    if (runs["best_epoch"] == runs["epochs"]).any():
+        share = (runs["best_epoch"] == runs["epochs"]).mean()
+        said.append(
+            f"In {share:.0%} of the runs the last epoch was the best: they may not "
+            "have converged."
+        )
+    said.append(
+        "Latency was measured on the training machine, with other runs beside it "
+        f"({first['device']}, {first['threads']} threads): read it as an order of "
+        "magnitude."
+    )
+    return said
+
+
+def dataset_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the windows of every size, and the data they were cut from."""
+    columns: dict[str, Any] = {
+        "training_windows": "training windows",
+        "test_windows": "test windows",
+        "test_documents": "test documents",
+        "protocol": "protocol",
+        "dataset": "dataset",
+        "dataset_sha256": "SHA-256",
+    }
+    table = runs.groupby("size")[list(columns)].first().reset_index()
+    table["dataset_sha256"] = table["dataset_sha256"].str[:12]
+    for column in ("size", "training_windows", "test_windows"):
+        table[column] = table[column].map("{:,}".format)
+    return table.rename(columns=columns | {"size": "training vectors"})
