@@ -40,13 +40,13 @@ lint: $(READY) ## format the code and fix what the linter can fix
 
 # Plain versions, one lock for all platforms: torch itself pins its CUDA packages, and
 # what the oldest Python can use the newer ones can too
-# (soupsieve 4.1.2 refuses Python 3.11.0 to 3.11.4, which Debian 12 has).
+# (soupsieve 3 refuses Python 3.11.0 to 3.11.4, which Debian 12 has).
 lock: $(BIN)/pip ## write requirements.lock anew, with the newest versions allowed
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] > (3, 11) and \
 	  "The lock is for the oldest Python too: remove .venv, PYTHON=python3.11.")'
 	@$(BIN)/pip install -qq pip-tools
 	@CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --upgrade \
-	  --upgrade-package "soupsieve<4.1.2" \
+	  --upgrade-package "soupsieve<3" \
 	  --extra test --build-deps-for editable --allow-unsafe --strip-extras \
 	  --no-emit-options --annotation-style line \
 	  --output-file requirements.lock pyproject.toml

@@ -67,23 +67,24 @@ rule page:
     params:
         notebook=lambda wildcards: PAGES[f"{REPORT}/{wildcards.page}.html"].folder / "notebook.ipynb",
     shell:
-        "jupyter nbconvert --log-level WARN --to lvm_report {params.notebook}"
-        " --output-dir {REPORT} --output {wildcards.page}.html"
+        "jupyter nbconvert --log-level WARN --to lvm_report {params.notebook:q}"
+        " --output-dir {REPORT:q} --output {wildcards.page}.html"
 
 
 rule summary:
     input:
         f"{study.folder}/study.json",
         [evidence(run) for run in study.runs],
+        notebook="notebooks/summary.ipynb",
     output:
         f"{REPORT}/index.html",
     log:
         f"{study.folder}/summary.ipynb",
     shell:
-        "papermill --no-progress-bar -k python3 notebooks/summary.ipynb {log}"
-        " -p study {study.folder} && "
-        "jupyter nbconvert --log-level WARN --to lvm_report {log}"
-        " --output-dir {REPORT} --output index.html"
+        "papermill --no-progress-bar -k python3 {input.notebook} {log:q}"
+        " -p study {study.folder:q} && "
+        "jupyter nbconvert --log-level WARN --to lvm_report {log:q}"
+        " --output-dir {REPORT:q} --output index.html"
 
 
 rule results:
@@ -92,5 +93,6 @@ rule results:
     output:
         f"{REPORT}/results.csv",
     shell:
-        'python -c "import lvmlib; lvmlib.load_study({study.folder!r})'
-        '.to_csv({output!r}, index=False)"'
+        'python -c "import sys, lvmlib; table = lvmlib.load_study(sys.argv[1]);'
+        ' table.drop(columns=[\'folder\']).to_csv(sys.argv[2], index=False)"'
+        " {study.folder:q} {output:q}"

@@ -159,7 +159,8 @@ def read_parameters(namespace: dict[str, Any], valid: Iterable[str]) -> dict[str
     cells = [cell.lstrip() for cell in namespace["In"]]
     marked = [n for n, cell in enumerate(cells) if cell.startswith("# Parameters")]
     group = marked[-1:]
-    while group and group[0] - 1 in marked:  # the injected cell follows at once
+    # The injected cell follows at once; a cell that was run again has annotations.
+    while group and group[0] - 1 in marked and not _is_annotated(cells[group[0]]):
         group.insert(0, group[0] - 1)
     names = [
         target.id
@@ -170,6 +171,10 @@ def read_parameters(namespace: dict[str, Any], valid: Iterable[str]) -> dict[str
     ]
     check_names(names, valid)
     return {name: namespace[name] for name in names}
+
+
+def _is_annotated(cell: str) -> bool:
+    return any(isinstance(node, ast.AnnAssign) for node in ast.parse(cell).body)
 
 
 def notebook_settings(namespace: dict[str, Any], architecture: str) -> Settings:

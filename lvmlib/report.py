@@ -31,11 +31,11 @@ RANKINGS = {
     "all_with_context": "all test vectors, context left in",
 }
 STATUS = {
-    "collapsed": "It **collapsed**: its training cosine fell from its own best back to "
-    "the level of a constant mean vector, which is a failure of optimisation.",
-    "unlearned": "It stayed **unlearned**: its training cosine never left the level of "
-    "a constant mean vector, so its scores say nothing about the architecture yet.",
-    "diverged": "It **diverged**: its loss was not finite; earlier weights are kept.",
+    "collapsed": "The training cosine fell from its own best back to the level of a "
+    "constant mean vector: a failure of optimisation, not overfitting.",
+    "unlearned": "The training cosine never left the level of a constant mean vector: "
+    "too few updates, so the score says nothing about the architecture yet.",
+    "diverged": "The loss was not finite; the best weights before that are scored.",
 }
 
 
@@ -181,7 +181,7 @@ def finding(run: Run) -> str:
             if info["best_epoch"] == info["epochs"]
             else ""
         ),
-        STATUS.get(info["status"], ""),
+        f"Status: **{info['status']}**. {STATUS.get(info['status'], '')}".strip(),
         "One run has one seed: none of this tells how another seed would do.",
     ]
     return " ".join(filter(None, sentences))

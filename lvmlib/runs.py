@@ -97,6 +97,7 @@ def execute(settings: Settings) -> Run:
     )
     # Asked before training: a folder that cannot be written must not cost hours.
     write_json(folder / f"recipe-{identity}.json", settings.parameters())
+    (folder / "run.json").unlink(missing_ok=True)  # of a recipe that has changed
     history = train(
         model, dataset, split, settings.recipe, settings.seed, folder, identity
     )
@@ -111,6 +112,7 @@ def execute(settings: Settings) -> Run:
         if stale.name != f"recipe-{identity}.json":
             stale.unlink()
     write_json(folder / "run.json", info)
+    (folder / "checkpoint.pt").unlink(missing_ok=True)
     return load_run(folder)
 
 
@@ -126,7 +128,6 @@ def _finished(folder: Path, identity: str, dataset: Dataset) -> Run | None:
             "another run_dir, or delete the folder."
         )
     if run.info["recipe_hash"] != identity:
-        (folder / "run.json").unlink()  # a changed recipe trains again
         return None
     if run.info["commit"] != git_commit():
         print(f"{folder} was made by commit {run.info['commit']}; reading it as it is.")

@@ -124,27 +124,46 @@ def read_study(name: str, dataset: str = "") -> Study:
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
         path = Path("parameters") / f"{name}.yaml"
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ParameterError(f"{path} cannot be read as a study ({error}).") from error
-    check_names(content, KEYS)
+    content = _read_yaml(path)
     folder = dataset or content.get("dataset", "")
     opened = open_dataset(folder, verify=False)
     shared = {"dataset": folder, "protocol": content.get("protocol", "controlled")}
     shared |= content.get("recipe") or {}
-    runs = [
-        _plan(path.stem, opened.sha256, entry, shared | (own or {}), size, arm, seed)
-        for (entry, own), size, arm, seed in itertools.product(
-            content["architectures"].items(),
-            content["sizes"],
-            (content.get("arms") or {"epochs": {}}).items(),
-            content["seeds"],
-        )
-    ]
+    cells = itertools.product(
+        content["architectures"].items(),
+        content["sizes"],
+        (content.get("arms") or {"epochs": {}}).items(),
+        content["seeds"],
+    )
+    try:
+        runs = [
+            _plan(path.stem, opened.sha256, entry, shared | (own or {}), *cell)
+            for (entry, own), *cell in cells
+        ]
+    except ValueError as error:
+        raise ParameterError(f"{path}: {error}") from error
     title = content.get("title", path.stem)
     threads = content.get("threads", 1)
     return Study(path.stem, title, tuple(runs), opened.sha256, threads)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text())
+        content = content if isinstance(content, dict) else {}
+        check_names(content, KEYS)
+    except (OSError, yaml.YAMLError, ParameterError) as error:
+        raise ParameterError(f"{path} cannot be read as a study ({error}).") from error
+    for key in ("architectures", "sizes", "seeds"):
+        if not content.get(key):
+            raise ParameterError(f"{path} has no {key}: name at least one.")
+    shapes = {"sizes": list, "seeds": list}
+    shapes |= {"architectures": dict, "arms": dict, "recipe": dict}
+    for key, shape in shapes.items():
+        if content.get(key) and not isinstance(content[key], shape):
+            what = "a list" if shape is list else "names with values"
+            raise ParameterError(f"{path}: {key} is {content[key]!r}, expected {what}.")
+    return content
 
 
 def _plan(
@@ -187,8 +206,8 @@ def load_study(path: str | Path) -> pd.DataFrame:
         If there is no finished run, or the runs are on different datasets.
     """
     path = Path(path)
-    if path.suffix == ".csv":
-        return pd.read_csv(path)
+    if path.suffix == ".csv":  # hashes may look like numbers, such as 12e4567
+        return pd.read_csv(path, dtype={"commit": str, "recipe_hash": str})
     plan = read_plan(path)
     folders = [f for f, run in plan.items() if _answers(f, run["recipe_hash"])]
     if not plan:

@@ -99,12 +99,15 @@ def _about_baselines(runs: pd.DataFrame) -> str:
 
 
 def _about_trouble(runs: pd.DataFrame) -> list[str]:
-    bad = runs[runs["status"] != "trained"]
-    return [
-        f"**{row.entry} at {row.size:,} vectors (seed {row.seed}):** "
-        + STATUS[row.status]
-        for row in bad.itertuples()
-    ]
+    said = []
+    for status, group in runs[runs["status"] != "trained"].groupby("status"):
+        cells = group.groupby("entry", sort=False)["size"].unique()
+        names = "; ".join(
+            f"{entry} ({', '.join(f'{size:,}' for size in sorted(sizes))} vectors)"
+            for entry, sizes in cells.items()
+        )
+        said.append(f"**{status.capitalize()}:** {names}. {STATUS[status]}")
+    return said
 
 
 def grid(runs: pd.DataFrame, study: str | Path) -> pd.DataFrame:
@@ -132,12 +135,13 @@ def ranking(runs: pd.DataFrame) -> pd.DataFrame:
     """Return entries by test cosine at the largest headline size, baselines below.
 
     A rank is a range: two entries are ordered only when the interval of their
-    difference excludes zero after Holm's correction.
+    difference excludes zero after Holm's correction. Entries whose training failed
+    have no rank.
     """
     small, large = headline_sizes(runs)
     changes = compare_sizes(runs, small, large).set_index("entry")
     cell = runs[runs["size"] == large]
-    ranks = _ranks(cell)
+    ranks = _ranks(cell[cell["status"] == "trained"])
     rows = []
     for entry, group in cell.groupby("entry"):
         row = {"rank": ranks.get(entry, "—"), "entry": entry}
@@ -164,7 +168,7 @@ def ranking(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _ranks(cell: pd.DataFrame) -> dict[str, str]:
     groups = dict(list(cell.groupby("entry")))
-    seeds = set.intersection(*(set(group["seed"]) for group in groups.values()))
+    seeds = set(cell["seed"]).intersection(*(g["seed"] for g in groups.values()))
     if len(groups) < 2 or not seeds:
         return {}
     scores, documents = {}, None

@@ -164,7 +164,8 @@ def train(
     The best weights go to `folder`/model.safetensors, the history to history.csv. At
     most every `checkpoint_seconds` a checkpoint is written; called again with the same
     arguments, training goes on from it to the same numbers as an uninterrupted run.
-    A checkpoint of another `identity` (a hash of recipe and dataset) is ignored.
+    A checkpoint of another `identity` (a hash of recipe and dataset) is ignored. The
+    last one is left, for what may still fail after training, to the caller.
 
     Returns
     -------
@@ -362,7 +363,6 @@ def _load_best(model: nn.Module, state: State, folder: Path) -> None:
         )
     best = load_file(folder / "model.safetensors")
     model.load_state_dict(best)
-    (folder / "checkpoint.pt").unlink(missing_ok=True)
 
 
 def predict_windows(

@@ -19,9 +19,17 @@ torch.set_num_threads(1)
 LENGTHS = (24, 9, 31, 6, 18, 27, 12, 40, 15, 22, 8, 30, 19, 11, 26, 14, 33, 7, 25, 23)
 
 
-@pytest.fixture(autouse=True)
-def runs_root(tmp_path, monkeypatch):
-    """Keep runs in a temporary folder, so that no test writes into the checkout."""
+@pytest.fixture(scope="session", autouse=True)
+def no_runs_in_the_checkout(tmp_path_factory):
+    """Keep runs in a temporary folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LVM_RUNS", str(tmp_path_factory.mktemp("runs")))
+        yield
+
+
+@pytest.fixture
+def runs_root(tmp_path, monkeypatch) -> Path:
+    """Return a folder of runs for one test alone."""
     monkeypatch.setenv("LVM_RUNS", str(tmp_path / "runs"))
     return tmp_path / "runs"
 

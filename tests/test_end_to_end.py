@@ -1,0 +1,113 @@
+"""A tiny study through the real tools: Snakemake, papermill, nbconvert."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from bs4 import BeautifulSoup
+
+PROJECT = Path(__file__).parent.parent
+STUDY = {
+    "title": "Tiny study",
+    "protocol": "controlled",
+    "sizes": [300, 600],
+    "seeds": [0],
+    "recipe": {"epochs": 1, "batch_size": 64},
+    "architectures": {
+        "amn": {},
+        # Passes the plan, fails when the model is built: 7 does not divide 768.
+        "broken": {"architecture": "graphmert", "heads": 7},
+    },
+}
+
+
+def run(folder, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "lvmlib", "tiny", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A copy of what a study needs, with the tiny study run once."""
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copy(PROJECT / "Snakefile", folder)
+    shutil.copytree(PROJECT / "notebooks", folder / "notebooks")
+    (folder / "parameters").mkdir()
+    (folder / "parameters" / "tiny.yaml").write_text(yaml.safe_dump(STUDY))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LVM_RUNS", str(folder / "runs"))
+        yield folder, run(folder)
+
+
+def test_a_failed_run_stops_no_other_and_is_reported(project):
+    folder, first = project
+    assert first.returncode == 1, first.stdout + first.stderr
+    assert first.stdout.splitlines()[-1] == "reports/tiny/index.html"
+    assert "missing: broken, 300 vectors" in first.stderr
+    assert "heads" in first.stderr
+    assert (folder / "runs/tiny/broken/300/epochs/seed0/notebook.ipynb").exists()
+    index = (folder / "reports/tiny/index.html").read_text()
+    assert "Missing:" in index
+    assert "heads" in index
+
+
+def test_the_index_links_every_page(project):
+    folder, _ = project
+    page = BeautifulSoup(
+        (folder / "reports/tiny/index.html").read_text(), "html.parser"
+    )
+    links = {a["href"] for a in page.find_all("a") if a["href"].endswith(".html")}
+    assert links == {
+        f"{entry}-{size}-epochs-seed0.html"
+        for entry in ("amn", "broken")
+        for size in (300, 600)
+    }
+    assert all((folder / "reports/tiny" / link).exists() for link in links)
+
+
+def test_results_have_a_row_a_run(project):
+    folder, _ = project
+    results = pd.read_csv(folder / "reports/tiny/results.csv")
+    assert results[["entry", "size"]].values.tolist() == [["amn", 300], ["amn", 600]]
+
+
+def test_when_nothing_is_left_to_do_nothing_is_done(project):
+    folder, _ = project
+    study = STUDY | {"architectures": {"amn": {}}}
+    (folder / "parameters" / "tiny.yaml").write_text(yaml.safe_dump(study))
+    assert run(folder).returncode == 0  # without the broken entry: a new summary
+    before = {p: p.stat().st_mtime_ns for p in (folder / "reports").rglob("*.*")}
+    again = run(folder)
+    assert again.returncode == 0
+    assert "up to date" in again.stdout
+    assert before == {
+        p: p.stat().st_mtime_ns for p in (folder / "reports").rglob("*.*")
+    }
+
+
+def test_a_changed_recipe_trains_again(project):
+    folder, _ = project
+    done = folder / "runs/tiny/amn/300/epochs/seed0/run.json"
+    before = done.read_text()
+    study = STUDY | {"architectures": {"amn": {"learning_rate": 0.001}}, "sizes": [300]}
+    (folder / "parameters" / "tiny.yaml").write_text(yaml.safe_dump(study))
+    assert run(folder).returncode == 0
+    assert done.read_text() != before
+    assert '"learning_rate": 0.001' in done.read_text()
+
+
+def test_a_misspelt_study_key_is_one_sentence(project):
+    folder, _ = project
+    (folder / "parameters" / "tiny.yaml").write_text("sizess: [300]\n")
+    done = run(folder)
+    assert done.returncode == 1
+    assert "Did you mean 'sizes'?" in done.stderr
+    assert "Traceback" not in done.stderr

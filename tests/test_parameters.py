@@ -1,0 +1,293 @@
+"""Parameters: what is refused, what a notebook gives, what decides a run's numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lvmlib import parameters
+from lvmlib.models import ARCHITECTURES
+from lvmlib.parameters import (
+    ParameterError,
+    Settings,
+    make_settings,
+    model_options,
+    notebook_settings,
+    read_parameters,
+)
+from lvmlib.training import Recipe
+
+# --- what is refused ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("learning_rat", "learning_rate"),
+        ("epoch", "epochs"),
+        ("Seed", "seed"),
+        ("batchsize", "batch_size"),
+        ("hiden", "hidden"),
+        ("run_directory", "run_dir"),
+    ],
+)
+def test_an_unknown_parameter_names_the_nearest(name, nearest):
+    with pytest.raises(ParameterError) as error:
+        make_settings("lstm", {"size": 100, name: 1})
+    message = str(error.value)
+    assert f"{name!r}" in message
+    assert f"Did you mean {nearest!r}?" in message
+
+
+def test_an_option_of_another_architecture_is_unknown():
+    assert make_settings("graphmert", {"mask": "smooth"}).options == {"mask": "smooth"}
+    with pytest.raises(ParameterError, match="'mask'"):
+        make_settings("amn", {"mask": "smooth"})
+    for fixed in ("dim", "context", "architecture", "recipe", "options"):
+        with pytest.raises(ParameterError, match=f"Unknown parameter: '{fixed}'"):
+            make_settings("amn", {fixed: 5})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        ({"size": "2000"}, "'size' is '2000' (str), expected int such as 2000"),
+        ({"size": 2000.0}, "'size' is 2000.0 (float), expected int"),
+        ({"size": True}, "'size' is True (bool), expected int"),
+        ({"seed": None}, "'seed' is None (NoneType), expected int"),
+        ({"learning_rate": "1e-4"}, "'learning_rate' is '1e-4' (str), expected float"),
+        ({"warmup": False}, "'warmup' is False (bool), expected float"),
+        ({"dataset": 7}, "'dataset' is 7 (int), expected str"),
+        ({"protocol": ["controlled"]}, "'protocol' is ['controlled'] (list)"),
+        ({"hidden": 0.5}, "'hidden' is 0.5 (float), expected int such as 512"),
+        ({"dropout": "no"}, "'dropout' is 'no' (str), expected float such as 0.2"),
+    ],
+)
+def test_a_wrong_type_is_named(wrong, expected):
+    with pytest.raises(ParameterError) as error:
+        make_settings("lstm", wrong)
+    assert expected in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        ({"protocol": "controled"}, "Unknown protocol: 'controled'. Did you mean"),
+        ({"size": 0}, "size 0 must be positive"),
+        ({"seed": -1}, "seed -1 not negative"),
+        ({"schedule": "cosin"}, "schedule is 'cosin', expected one of cosine"),
+        ({"epochs": 0}, "epochs is 0, expected at least 1"),
+        ({"arm": "steps"}, "min_steps is 0; arm 'steps' needs >= 1"),
+    ],
+)
+def test_a_value_that_no_run_can_have(wrong, expected):
+    with pytest.raises(ParameterError) as error:
+        make_settings("amn", wrong)
+    assert expected in str(error.value)
+
+
+def test_an_unknown_architecture_names_the_nearest():
+    with pytest.raises(ValueError, match=r"'transfomer'\. Did you mean 'transformer'"):
+        make_settings("transfomer", {})
+
+
+def test_whole_numbers_are_fine_for_floats():
+    settings = make_settings("lstm", {"learning_rate": 1, "dropout": 0})
+    assert settings.recipe.learning_rate == 1.0
+    assert settings.options == {"dropout": 0.0}
+    assert isinstance(settings.recipe.learning_rate, float)
+    assert isinstance(settings.options["dropout"], float)
+
+
+def test_all_parameters_arrive():
+    given = {
+        "dataset": "data/x",
+        "size": 300,
+        "protocol": "as_reported",
+        "seed": 4,
+        "run_dir": "runs/y",
+        "arm": "steps",
+        "epochs": 3,
+        "min_steps": 70,
+        "batch_size": 8,
+        "learning_rate": 0.002,
+        "schedule": "plateau",
+        "warmup": 0.0,
+        "weight_decay": 0.1,
+        "patience": 2,
+        "precision": "32-true",
+        "device": "cpu",
+        "hidden": 16,
+    }
+    settings = make_settings("gru", given)
+    assert settings.parameters() == given
+    assert settings.folder == Path("runs/y")
+    names = {"architecture", "options", "recipe"}
+    assert vars(settings).keys() | vars(settings.recipe).keys() == (
+        given.keys() - {"hidden"} | names
+    )
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_defaults_are_those_of_recipe_and_model(architecture):
+    settings = make_settings(architecture, {})
+    assert settings.recipe == Recipe()
+    assert settings.options == {}
+    same = model_options(architecture)
+    assert make_settings(architecture, same) == settings
+    assert not {"dim", "context", "self"} & same.keys()
+
+
+# --- what a notebook gives ----------------------------------------------------------
+
+VALID = ("size", "seed", "epochs", "dataset", "learning_rate")
+CALL_FAILED = "'a call that was refused'"
+CALL = "settings = lvmlib.notebook_settings(globals(), 'amn')"
+TEMPLATE = """# Parameters
+dataset: str = ""  # a folder; empty is the sample
+size: int = 2000  # training vectors
+seed: int = 0
+"""
+
+
+def run_cells(*cells):
+    """Return globals() as a kernel has them after running the cells, then `CALL`."""
+    namespace = {"In": [""]}
+    for cell in cells:
+        namespace["In"].append(cell)
+        exec(cell, namespace)
+    namespace["In"].append(CALL)
+    return namespace
+
+
+def test_the_parameters_cell_alone():
+    namespace = run_cells("import math\nother = 3", TEMPLATE, "misspelt_seed = 3")
+    found = read_parameters(namespace, VALID)
+    assert found == {"dataset": "", "size": 2000, "seed": 0}
+
+
+def test_plain_assignments_and_blank_lines():
+    namespace = run_cells("\n# Parameters\nimport os\nsize = 7\n\nseed = size + 1\n")
+    assert read_parameters(namespace, VALID) == {"size": 7, "seed": 8}
+
+
+def test_injected_parameters_win():
+    injected = "# Parameters\nsize = 300\nlearning_rate = 0.01\n"
+    found = read_parameters(run_cells(TEMPLATE, injected), VALID)
+    assert found == {"dataset": "", "size": 300, "seed": 0, "learning_rate": 0.01}
+
+
+def test_an_unknown_injected_parameter_is_refused():
+    injected = "# Parameters\nsize = 300\nepoch = 3\n"
+    with pytest.raises(ParameterError, match=r"'epoch'\. Did you mean 'epochs'"):
+        read_parameters(run_cells(TEMPLATE, injected), VALID)
+
+
+def test_an_unknown_parameter_of_the_notebook_itself_is_refused():
+    wrong = TEMPLATE + "sedd: int = 3\n"
+    with pytest.raises(ParameterError, match=r"'sedd'\. Did you mean 'seed'"):
+        read_parameters(run_cells(wrong), VALID)
+    with pytest.raises(ParameterError, match="'sedd'"):
+        read_parameters(run_cells(wrong, "# Parameters\nsize = 3\n"), VALID)
+
+
+def test_a_corrected_cell_later_in_the_session():
+    wrong = TEMPLATE + "sedd: int = 3\n"
+    right = TEMPLATE.replace("2000", "500")
+    for between in ([CALL_FAILED], []):
+        found = read_parameters(run_cells(wrong, *between, right), VALID)
+        assert found == {"dataset": "", "size": 500, "seed": 0}
+        with pytest.raises(ParameterError, match="'sedd'"):
+            read_parameters(run_cells(right, *between, wrong), VALID)
+
+
+def test_a_cell_that_no_longer_sets_a_parameter():
+    namespace = run_cells(TEMPLATE + "epochs: int = 9\n", CALL_FAILED, TEMPLATE)
+    assert "epochs" not in read_parameters(namespace, VALID)
+
+
+def test_notebook_settings_check_names_and_types():
+    settings = notebook_settings(run_cells(TEMPLATE), "amn")
+    assert settings == Settings("amn", size=2000)
+    injected = "# Parameters\nsize = 300\nmask = 'smooth'\n"
+    settings = notebook_settings(run_cells(TEMPLATE, injected), "graphmert")
+    assert settings == Settings("graphmert", size=300, options={"mask": "smooth"})
+    with pytest.raises(ParameterError, match="'mask'"):
+        notebook_settings(run_cells(TEMPLATE, injected), "amn")
+    wrong = "# Parameters\nsize = 'many'\n"
+    with pytest.raises(ParameterError, match="expected int such as 2000"):
+        notebook_settings(run_cells(TEMPLATE, wrong), "amn")
+
+
+# --- what decides a run -------------------------------------------------------------
+
+
+def test_the_recipe_hash_changes_with_all_that_decides_the_numbers():
+    settings = make_settings("lstm", {"warmup": 0.0})
+    variants = [
+        settings,
+        replace(settings, architecture="gru"),
+        replace(settings, size=2001),
+        replace(settings, seed=1),
+        replace(settings, protocol="as_reported"),
+        replace(settings, options={"dropout": 0.3}),
+        replace(settings, options={"hidden": 256}),
+    ]
+    changes = {
+        "arm": "steps",
+        "epochs": 9,
+        "min_steps": 1,
+        "batch_size": 33,
+        "learning_rate": 0.0006,
+        "schedule": "constant",
+        "warmup": 0.06,
+        "weight_decay": 0.0,
+        "patience": 1,
+        "precision": "32-true",
+    }
+    for name, value in changes.items():
+        needed = {"min_steps": 1} if name == "arm" else {}
+        changed = replace(settings.recipe, **{name: value}, **needed)
+        variants.append(replace(settings, recipe=changed))
+    hashes = [variant.recipe_hash("abc") for variant in variants]
+    hashes.append(settings.recipe_hash("abd"))
+    assert len(set(hashes)) == len(hashes)
+    assert vars(settings.recipe).keys() == changes.keys() | {"device"}
+
+
+def test_the_recipe_hash_ignores_where_a_run_is_kept_and_computed():
+    settings = make_settings("lstm", {})
+    elsewhere = make_settings(
+        "lstm", {"run_dir": "somewhere", "dataset": "a/copy", "device": "cpu"}
+    )
+    assert elsewhere.recipe_hash("abc") == settings.recipe_hash("abc")
+    spelt_out = make_settings("lstm", settings.parameters() | {"hidden": 512})
+    assert spelt_out.recipe_hash("abc") == settings.recipe_hash("abc")
+
+
+def test_the_recipe_hash_does_not_depend_on_the_order_of_parameters():
+    given = {"hidden": 8, "mlp": 16, "size": 300}
+    backwards = dict(reversed(given.items()))
+    hashes = {make_settings("amn", p).recipe_hash("abc") for p in (given, backwards)}
+    assert len(hashes) == 1
+
+
+# --- where runs are kept ------------------------------------------------------------
+
+
+def test_runs_are_kept_in_the_project_or_where_lvm_runs_says(
+    runs_root, tmp_path, monkeypatch
+):
+    settings = make_settings("gru", {"size": 300, "seed": 2})
+    place = Path("interactive/gru/300/epochs/seed2")
+    assert settings.folder == runs_root / place
+    monkeypatch.delenv("LVM_RUNS")
+    project = tmp_path / "project"
+    (project / "parameters").mkdir(parents=True)
+    monkeypatch.setattr(parameters, "__file__", str(project / "lvmlib/parameters.py"))
+    assert parameters.runs_root() == project / "runs"
+    (project / "parameters").rmdir()
+    monkeypatch.chdir(tmp_path)
+    assert parameters.runs_root() == tmp_path / "runs"
