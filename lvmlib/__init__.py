@@ -5,27 +5,34 @@
 >>> lvmlib.predict(model, context)  # (5, 768) to a unit vector (768,) # doctest: +SKIP
 """
 
-from lvmlib.inference import predict
-from lvmlib.models import ARCHITECTURES, build_model, count_parameters
-from lvmlib.parameters import notebook_settings, read_parameters
-from lvmlib.runs import execute, load_run
-from lvmlib.study import load_study, missing_runs
-from lvmlib.vectors import make_split, open_dataset
-from lvmlib.weights import load_weights, save_weights
+from importlib import import_module
+from typing import Any
 
-__all__ = [
-    "ARCHITECTURES",
-    "build_model",
-    "count_parameters",
-    "execute",
-    "load_run",
-    "load_study",
-    "load_weights",
-    "make_split",
-    "missing_runs",
-    "notebook_settings",
-    "open_dataset",
-    "predict",
-    "read_parameters",
-    "save_weights",
-]
+_HOMES = {
+    "ARCHITECTURES": "models",
+    "build_model": "models",
+    "count_parameters": "models",
+    "execute": "runs",
+    "load_run": "runs",
+    "load_study": "study",
+    "load_weights": "weights",
+    "make_split": "vectors",
+    "missing_runs": "study",
+    "notebook_settings": "parameters",
+    "open_dataset": "vectors",
+    "predict": "inference",
+    "read_parameters": "parameters",
+    "save_weights": "weights",
+}
+__all__ = list(_HOMES)
+
+
+# Found at first use: rendering a page needs lvmlib.html, but not four seconds of torch.
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lvmlib' has no attribute {name!r}")
+    return getattr(import_module(f"lvmlib.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOMES]

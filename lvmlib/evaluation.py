@@ -208,6 +208,17 @@ def baseline_cosine(
     return np.concatenate(cosines)
 
 
+def baseline_outputs(
+    baseline: Baseline, dataset: Dataset, windows: np.ndarray
+) -> np.ndarray:
+    """Return the baseline's raw predictions (W, D), computed in blocks."""
+    windows = _checked(windows)
+    raw = np.empty((len(windows), dataset.dim), dtype=np.float32)
+    for part in _blocks(len(windows), BLOCK):
+        raw[part] = baseline.predict(dataset.gather(windows[part, :-1]))
+    return raw
+
+
 def best_baseline(cosines: dict[str, float]) -> str:
     """Return the name of the baseline with the highest cosine."""
     return max(cosines, key=cosines.__getitem__)

@@ -156,8 +156,11 @@ def read_parameters(namespace: dict[str, Any], valid: Iterable[str]) -> dict[str
     ParameterError
         Naming the unknown parameter and the nearest valid one.
     """
-    cells = [cell.lstrip() for cell in namespace["In"]]
+    valid = list(valid)
+    cells = [cell.lstrip() for cell in namespace.get("In", [])]
     marked = [n for n, cell in enumerate(cells) if cell.startswith("# Parameters")]
+    if not marked:  # run without history, as nbval does: nothing was injected either
+        return {name: namespace[name] for name in valid if name in namespace}
     group = marked[-1:]
     # The injected cell follows at once; a cell that was run again has annotations.
     while group and group[0] - 1 in marked and not _is_annotated(cells[group[0]]):

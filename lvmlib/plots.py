@@ -110,7 +110,7 @@ def matrices(
     """Draw square maps (n, T, T): row attends to column, one colour scale."""
     rows = -(-len(maps) // columns)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(2 * columns, 2.2 * rows), squeeze=False
+        rows, columns, figsize=(max(4, 2 * columns), max(3, 2.2 * rows)), squeeze=False
     )
     names = [f"t−{step}" for step in range(maps.shape[-1], 0, -1)]
     style = {"vmin": min(0.0, maps.min()), "vmax": maps.max(), "cmap": "cividis"}

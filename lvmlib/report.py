@@ -19,15 +19,10 @@ from lvmlib.runs import Run, load_run
 from lvmlib.statistics import Interval, clustered_interval, format_interval
 from lvmlib.vectors import Dataset, Split
 
-METRICS = {
-    "cosine": "cosine",
-    "mse": "squared error per dimension of the raw output",
-    "contrastive": "contrastive accuracy (chance 0.5)",
-}
 RANKINGS = {
-    "document": "same document, context left out",
+    "document": "its document's vectors, context left out",
     "all": "all test vectors, context left out",
-    "document_with_context": "same document, context left in",
+    "document_with_context": "its document's vectors, context left in",
     "all_with_context": "all test vectors, context left in",
 }
 STATUS = {
@@ -146,19 +141,31 @@ def _score_row(
 
 def retrieval_table(run: Run) -> None:
     """Show how often the true next vector is among the nearest candidates."""
-    test = run.info["test"]
+    contenders = {"<strong>network</strong>": run.info["test"]}
+    contenders |= {v: run.info["baselines"][k] for k, v in BASELINES.items()}
+    for ranking, label in RANKINGS.items():
+        rows = [
+            {"prediction by": name}
+            | {f"R@{k}": f"{metrics[f'r{k}_{ranking}']:.3f}" for k in (1, 5, 10)}
+            | {"MRR": f"{metrics[f'mrr_{ranking}']:.3f}"}
+            for name, metrics in contenders.items()
+        ]
+        table(pd.DataFrame(rows), f"The true next vector among {label}")
+
+
+def other_table(run: Run) -> None:
+    """Show contrastive accuracy and squared error beside the baselines."""
+    contenders = {"<strong>network</strong>": run.info["test"]}
+    contenders |= {v: run.info["baselines"][k] for k, v in BASELINES.items()}
     rows = [
-        {"candidates": label}
-        | {f"R@{k}": f"{test[f'r{k}_{ranking}']:.3f}" for k in (1, 5, 10)}
-        | {"MRR": f"{test[f'mrr_{ranking}']:.3f}"}
-        for ranking, label in RANKINGS.items()
+        {
+            "prediction by": name,
+            "contrastive accuracy": f"{metrics['contrastive']:.3f}",
+            "squared error per dimension": f"{metrics['mse']:.3g}",
+        }
+        for name, metrics in contenders.items()
     ]
-    table(pd.DataFrame(rows), "Finding the true next vector among candidates")
-    say(
-        f"Contrastive accuracy {test['contrastive']:.3f} (chance 0.5): the share of "
-        "other documents' targets that are farther from the prediction than the truth. "
-        f"Squared error of the raw output {test['mse']:.3g} per dimension."
-    )
+    table(pd.DataFrame(rows), "Telling documents apart, and the training loss")
 
 
 def finding(run: Run) -> str:

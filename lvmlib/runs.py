@@ -151,9 +151,10 @@ def assess(
     baselines = evaluation.fit_baselines(dataset, split.train, split.validation)
     table = {}
     for name, baseline in baselines.items():
-        cosines = evaluation.baseline_cosine(baseline, dataset, split.test)
-        scores[f"cosine_{name}"] = cosines
-        table[name] = {"cosine": float(cosines.mean()), "numbers": baseline.numbers}
+        outputs = evaluation.baseline_outputs(baseline, dataset, split.test)
+        scored = evaluation.score_windows(outputs, dataset, split.test)
+        scores[f"cosine_{name}"] = scored["cosine"]
+        table[name] = evaluation.summarise(scored) | {"numbers": baseline.numbers}
     test = evaluation.summarise(scores)
     best = evaluation.best_baseline({n: row["cosine"] for n, row in table.items()})
     mean_vector = baselines["mean_vector"]

@@ -182,17 +182,26 @@ def _ranks(cell: pd.DataFrame) -> dict[str, str]:
 
 
 def other_metrics(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return retrieval and contrastive accuracy by entry and size."""
+    """Return retrieval and contrastive accuracy by entry and size, with baselines."""
     columns = {
-        "test_r1_document": "R@1, same document",
-        "test_r10_document": "R@10, same document",
-        "test_r10_all": "R@10, all",
-        "test_r10_all_with_context": "R@10, all, context left in",
-        "test_mrr_all": "MRR, all",
-        "test_contrastive": "contrastive accuracy",
+        "r1_document": "R@1, same document",
+        "r10_document": "R@10, same document",
+        "r10_all": "R@10, all",
+        "r10_all_with_context": "R@10, all, context left in",
+        "mrr_all": "MRR, all",
+        "contrastive": "contrastive accuracy",
     }
-    means = runs.groupby(["entry", "size"], sort=False)[list(columns)].mean()
-    table = means.rename(columns=columns).map("{:.3f}".format).reset_index()
+    rows = []
+    for size, cell in runs.groupby("size"):
+        means = cell.groupby("entry", sort=False)[[f"test_{c}" for c in columns]].mean()
+        rows += [{"entry": e, "size": size, **row} for e, row in means.iterrows()]
+        baselines = load_run(cell["folder"].iloc[0]).info["baselines"]
+        for name, label in BASELINES.items():
+            row = {f"test_{c}": baselines[name][c] for c in columns}
+            rows.append({"entry": f"<em>{label}</em>", "size": size, **row})
+    table = pd.DataFrame(rows)
+    for column, title in columns.items():
+        table[title] = table.pop(f"test_{column}").map("{:.3f}".format)
     table["size"] = table["size"].map("{:,}".format)
     return table
 

@@ -36,10 +36,12 @@ def test_a_new_file_in_new_folders(tmp_path):
 def test_the_old_file_stands_until_the_new_one_is_complete(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with atomic_path(str(path)) as temporary:
-        temporary.write_text("new")
-        assert path.read_text() == "old"
-    assert path.read_text() == "new"
+    with path.open() as reader:
+        with atomic_path(str(path)) as temporary:
+            temporary.write_text("new")
+            assert path.read_text() == "old"
+        assert path.read_text() == "new"
+        assert reader.read() == "old"  # renamed, not written over
 
 
 @pytest.mark.parametrize("error", [KeyError("no"), KeyboardInterrupt(), SystemExit(1)])

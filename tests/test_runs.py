@@ -256,6 +256,19 @@ def test_a_changed_recipe_trains_again(copied, dataset_folder):
     assert recipes == [f"recipe-{changed.recipe_hash(sha256)}.json"]
 
 
+def test_an_unfinished_run_is_not_done_for_the_old_recipe_either(copied, monkeypatch):
+    def interrupt(*_):
+        raise InterruptedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "assess", interrupt)
+        with pytest.raises(InterruptedError):
+            execute(replace(copied, recipe=replace(RECIPE, weight_decay=0.2)))
+    assert "run.json" not in contents(copied.run_dir)
+    with pytest.raises(RunError, match="holds no finished run"):
+        load_run(copied.run_dir)
+
+
 def test_a_changed_recipe_that_cannot_train_loses_nothing(copied, monkeypatch):
     before = contents(copied.run_dir)
     with pytest.raises(DatasetError, match="size 9,999 is larger"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -134,8 +135,9 @@ def train_by_hand(model, dataset, split, recipe, limit):
 
 def test_an_epoch_is_the_plain_loop_with_clipping(dataset, split, tmp_path):
     recipe = replace(RECIPE, epochs=1, schedule="constant", warmup=0.0)
+    recipe = replace(recipe, weight_decay=0.3)
     model = loud()
-    history = train(model, dataset, split, recipe, 0, tmp_path)
+    history = train(model.eval(), dataset, split, recipe, 0, tmp_path)
     by_hand = loud()  # leaves the random numbers, and so the dropout, as before
     losses, cosines, norms = train_by_hand(by_hand, dataset, split, recipe, limit=1.0)
     unclipped = loud()
@@ -422,6 +424,7 @@ def test_a_kill_at_any_moment(dataset, split, tmp_path, python):
     child = python(TRAIN, dataset.folder, killed, -1)
     while not (killed / "history.csv").exists():
         assert child.poll() is None, child.communicate()[1]
+        time.sleep(0.001)
     child.kill()
     child.communicate()
     assert child.returncode == -9
