@@ -32,7 +32,10 @@ def main() -> int:
     index = Path("reports") / study.name / "index.html"
     log = study.folder / "snakemake.log"
     log.write_text("")
-    snakemake = ["snakemake", "--cores", str(arguments.cores), "--config"]
+    snakemake = ["snakemake", "--cores", str(arguments.cores)]
+    # What a kill or a power cut leaves behind must not stop the next start: runs write
+    # atomically and go on from their checkpoints.
+    snakemake += ["--rerun-incomplete", "--nolock", "--config"]
     snakemake += [f"study={arguments.study}", f"dataset={arguments.dataset}", "--"]
 
     if not all(run.is_done for run in study.runs):

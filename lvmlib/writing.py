@@ -1,0 +1,112 @@
+"""Writing dataset folders: quantised, hashed, complete or not at all."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.lib.format import open_memmap
+
+from lvmlib.files import atomic_folder, sha256, write_json
+from lvmlib.vectors import Dataset, DatasetError, open_dataset
+
+
+def quantise(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return int8 rows and float32 scales of unit vectors (N, D).
+
+    Each row uses the whole range of int8, and its scale makes int8 · scale a unit
+    vector again. Raises DatasetError for zero rows and values that are not finite.
+    """
+    peak = np.abs(vectors).max(axis=1, keepdims=True)
+    if not (np.isfinite(peak).all() and (peak > 0).all()):
+        raise DatasetError("a vector is zero, NaN or infinite and has no direction.")
+    rows = np.rint(vectors * (127 / peak)).astype(np.int8)
+    norms = np.linalg.norm(rows.astype(np.float32), axis=1)
+    return rows, (1 / norms).astype(np.float32)
+
+
+def write_dataset(
+    folder: str | Path,
+    blocks: Iterable[np.ndarray],
+    documents: pd.DataFrame,
+    info: dict[str, Any],
+    dtype: str = "int8",
+    chunks: Iterable[str] | None = None,
+) -> Dataset:
+    """Write a dataset folder and open it; it appears complete or not at all.
+
+    Parameters
+    ----------
+    blocks : iterable of (n, D) float arrays
+        The vectors in reading order; rows are divided by their norms.
+    documents : DataFrame
+        document_id, title, start, stop and, where wanted, role and source.
+    info : dict
+        name, source, licence, encoder, chunking; n, dim and hashes are added.
+    dtype : {"int8", "float16", "float32"}
+        How the vectors are kept.
+    chunks : iterable of str, optional
+        The text of each row, kept as chunks.jsonl.gz.
+
+    Raises
+    ------
+    DatasetError
+        If the folder exists, a vector has no direction, or the rows and the document
+        ranges do not fit.
+    OSError
+        If the disk is full; nothing is left at `folder`.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise DatasetError(f"{folder} exists already: choose another output folder.")
+    n = int(documents["stop"].iloc[-1])
+    with atomic_folder(folder) as partial:
+        dim = _write_vectors(partial, blocks, n, dtype)
+        documents.to_csv(partial / "documents.csv", index=False)
+        if chunks is not None:
+            with gzip.open(partial / "chunks.jsonl.gz", "wt", encoding="utf-8") as file:
+                for row, text in enumerate(chunks):
+                    line = {"row": row, "text": text}
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        info = info | {"n": n, "dim": dim, "documents": len(documents), "dtype": dtype}
+        info["sha256"] = sha256(partial / "vectors.npy")
+        if dtype == "int8":
+            info["sha256_scales"] = sha256(partial / "scales.npy")
+        write_json(partial / "dataset.json", info)
+        open_dataset(partial)
+    return open_dataset(folder, verify=False)
+
+
+def _write_vectors(
+    folder: Path, blocks: Iterable[np.ndarray], n: int, dtype: str
+) -> int:
+    out, scales, row = None, np.empty(n, dtype=np.float32), 0
+    for block in blocks:
+        if out is None:
+            shape = (n, block.shape[1])
+            out = open_memmap(folder / "vectors.npy", "w+", np.dtype(dtype), shape)
+        if row + len(block) > n or block.shape[1:] != out.shape[1:]:
+            raise DatasetError(
+                f"vectors of shape {block.shape} at row {row} do not fit into "
+                f"{out.shape}: the encoder changed its dimension or a document is "
+                "missing."
+            )
+        part = slice(row, row + len(block))
+        rows, scale = quantise(np.asarray(block, dtype=np.float32))
+        if dtype == "int8":
+            out[part], scales[part] = rows, scale
+        else:
+            norms = np.linalg.norm(block, axis=1, keepdims=True)
+            out[part] = block / norms
+        row += len(block)
+    if row != n:
+        raise DatasetError(f"{row} vectors were given for documents with {n} rows.")
+    out.flush()
+    if dtype == "int8":
+        np.save(folder / "scales.npy", scales)
+    return out.shape[1]
