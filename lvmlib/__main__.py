@@ -32,7 +32,11 @@ def main() -> int:
     index = Path("reports") / study.name / "index.html"
     log = study.folder / "snakemake.log"
     log.write_text("")
-    snakemake = ["snakemake", "--cores", str(arguments.cores)]
+    # Also when the environment was not activated: its tools are found beside Python.
+    os.environ["PATH"] = (
+        f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    )
+    snakemake = ["snakemake", "--cores", str(arguments.cores), "--keep-going"]
     # What a kill or a power cut leaves behind must not stop the next start: runs write
     # atomically and go on from their checkpoints.
     snakemake += ["--rerun-incomplete", "--nolock", "--config"]
@@ -41,7 +45,12 @@ def main() -> int:
     if not all(run.is_done for run in study.runs):
         with log.open("a") as file:
             runs = subprocess.Popen([*snakemake, "runs"], stdout=file, stderr=file)
-            watch(study, runs)
+            try:
+                watch(study, runs)
+            except KeyboardInterrupt:
+                runs.wait()  # Snakemake got the same signal and stops its runs
+                print("\nstopped; the same command goes on from here.", file=sys.stderr)
+                return 130
     with log.open("a") as file:
         render = subprocess.run([*snakemake, "report"], stdout=file, stderr=file)
     missing = missing_runs(study.folder)

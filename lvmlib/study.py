@@ -303,7 +303,7 @@ def failure(folder: str | Path) -> str:
         for output in cell.get("outputs", []):
             if output["output_type"] == "error":
                 return f"{output['ename']}: {output['evalue']}"
-    return "it was interrupted"
+    return "it was interrupted, or answers an older recipe"
 
 
 def read_plan(path: str | Path) -> dict[Path, dict[str, str]]:

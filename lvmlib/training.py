@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,8 @@ class Recipe:
     learning_rate, weight_decay : float
         Of AdamW; the rate is the peak one.
     schedule : str
-        "cosine" (to zero), "constant", or "plateau" (halved after 3 epochs without a
-        better validation cosine, what the original report used).
+        "cosine" (to zero), "constant", or "plateau" (halved at the fourth epoch in a
+        row without a better validation cosine, as in the original report).
     warmup : float
         Share of all updates over which the rate rises from zero.
     patience : int
@@ -190,30 +191,30 @@ def train(
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     state = _resume(checkpoint, parts, identity, device) or State()
     state.sums = state.sums.to(device)
-    progress = Progress(folder, total)
-
-    # The last epoch's updates may be done while its validation is not.
-    while (state.step < total or state.batch) and not _is_over(state.history, recipe):
-        order = np.random.default_rng([seed, 2, len(state.history)])
-        windows = split.train[order.permutation(len(split.train))]
-        starts = range(0, len(windows), recipe.batch_size)
-        started = saved = time.monotonic()
-        model.train()
-        for start in starts[state.batch :][: total - state.step]:
-            batch = dataset.gather(windows[start : start + recipe.batch_size])
-            _update(fabric, wrapped, optimizer, torch.from_numpy(batch), state.sums)
-            if isinstance(scheduler, LambdaLR):
-                scheduler.step()
-            state.step, state.batch = state.step + 1, state.batch + 1
-            progress.update(state.step)
-            if time.monotonic() - saved >= checkpoint_seconds:
-                state.seconds += time.monotonic() - started
-                _save_checkpoint(checkpoint, parts, identity, state)
-                started = saved = time.monotonic()
-        state.seconds += time.monotonic() - started
-        _finish_epoch(model, dataset, split, optimizer, scheduler, state, Path(folder))
-        progress.describe(state.history[-1])
-    progress.close()
+    saved = time.monotonic()
+    with closing(Progress(folder, total)) as progress:
+        while not _is_over(state, recipe, total):
+            order = np.random.default_rng([seed, 2, len(state.history)])
+            windows = split.train[order.permutation(len(split.train))]
+            starts = range(0, len(windows), recipe.batch_size)
+            started = time.monotonic()
+            model.train()
+            for start in starts[state.batch :][: total - state.step]:
+                batch = dataset.gather(windows[start : start + recipe.batch_size])
+                _update(fabric, wrapped, optimizer, torch.from_numpy(batch), state.sums)
+                if isinstance(scheduler, LambdaLR):
+                    scheduler.step()
+                state.step, state.batch = state.step + 1, state.batch + 1
+                progress.update(state.step)
+                if time.monotonic() - saved >= checkpoint_seconds:
+                    state.seconds += time.monotonic() - started
+                    _save_checkpoint(checkpoint, parts, identity, state)
+                    started = saved = time.monotonic()
+            state.seconds += time.monotonic() - started
+            _finish_epoch(
+                model, dataset, split, optimizer, scheduler, state, Path(folder)
+            )
+            progress.describe(state.history[-1])
     _load_best(model, state, Path(folder))
     return pd.DataFrame(state.history)
 
@@ -310,12 +311,15 @@ def _finish_epoch(
         pd.DataFrame(state.history).to_csv(temporary, index=False)
 
 
-def _is_over(history: list[dict[str, float]], recipe: Recipe) -> bool:
-    """Say whether training diverged, or stopped getting better for `patience`."""
-    if not history:
+def _is_over(state: State, recipe: Recipe, total: int) -> bool:
+    """Say whether training is done, diverged, or stopped getting better."""
+    # The last epoch's updates may be done while its validation is not: batch tells.
+    if state.step >= total and not state.batch:
+        return True
+    if not state.history:
         return False
-    cosines = [row["validation_cosine"] for row in history]
-    if not math.isfinite(cosines[-1]) or not math.isfinite(history[-1]["train_loss"]):
+    cosines = [row["validation_cosine"] for row in state.history]
+    if not math.isfinite(cosines[-1] + state.history[-1]["train_loss"]):
         return True
     since_best = len(cosines) - 1 - int(np.nanargmax(cosines))
     return bool(recipe.patience) and since_best >= recipe.patience

@@ -399,7 +399,7 @@ def test_missing_runs_say_why(copied):
     assert [(m["label"], m["page"], m["reason"]) for m in missing] == [
         (first.label, first.page, "it was not started"),
         (second.label, second.page, "DatasetError: too large."),
-        (third.label, third.page, "it was interrupted"),
+        (third.label, third.page, "it was interrupted, or answers an older recipe"),
     ]
     assert [m["started"] for m in missing] == [False, True, True]
     assert third.label == "small-lstm, 100 vectors, epochs, seed 0"
