@@ -639,3 +639,20 @@ def test_status_of_losses_that_are_not_finite():
 def test_recipes_that_cannot_train_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message.replace("(", r"\(")):
         Recipe(**wrong)
+
+
+def test_checkpoints_count_time_across_epochs(dataset, split, tmp_path, monkeypatch):
+    """Epochs shorter than `checkpoint_seconds` must not postpone it for ever."""
+    clock = iter(range(100_000))
+    monkeypatch.setattr(training.time, "monotonic", lambda: next(clock))
+    saved = []
+    save = training._save_checkpoint
+
+    def recorded(path, parts, identity, state):
+        saved.append(state.step)
+        save(path, parts, identity, state)
+
+    monkeypatch.setattr(training, "_save_checkpoint", recorded)
+    recipe = replace(RECIPE, epochs=30, batch_size=1000)  # one update an epoch
+    run(tmp_path, dataset, split, recipe, checkpoint_seconds=60)
+    assert saved
