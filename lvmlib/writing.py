@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.lib.format import open_memmap
+from numpy.lib.format import dtype_to_descr, write_array_header_1_0
 
 from lvmlib.files import atomic_folder, sha256, write_json
 from lvmlib.vectors import Dataset, DatasetError, open_dataset
@@ -85,28 +85,30 @@ def write_dataset(
 def _write_vectors(
     folder: Path, blocks: Iterable[np.ndarray], n: int, dtype: str
 ) -> int:
-    out, scales, row = None, np.empty(n, dtype=np.float32), 0
-    for block in blocks:
-        if out is None:
-            shape = (n, block.shape[1])
-            out = open_memmap(folder / "vectors.npy", "w+", np.dtype(dtype), shape)
-        if row + len(block) > n or block.shape[1:] != out.shape[1:]:
-            raise DatasetError(
-                f"vectors of shape {block.shape} at row {row} do not fit into "
-                f"{out.shape}: the encoder changed its dimension or a document is "
-                "missing."
-            )
-        part = slice(row, row + len(block))
-        rows, scale = quantise(np.asarray(block, dtype=np.float32))
-        if dtype == "int8":
-            out[part], scales[part] = rows, scale
-        else:
-            norms = np.linalg.norm(block, axis=1, keepdims=True)
-            out[part] = block / norms
-        row += len(block)
+    dim, row, scales = 0, 0, []
+    # Written, not memory-mapped: a full disk is then an error and not a bus error.
+    with (folder / "vectors.npy").open("wb") as file:
+        for block in blocks:
+            block = np.asarray(block, dtype=np.float32)
+            if not row:
+                dim = block.shape[1]
+                header = {"descr": dtype_to_descr(np.dtype(dtype)), "shape": (n, dim)}
+                write_array_header_1_0(file, header | {"fortran_order": False})
+            if row + len(block) > n or block.shape[1:] != (dim,):
+                raise DatasetError(
+                    f"vectors of shape {block.shape} at row {row} do not fit into "
+                    f"({n}, {dim}): the encoder changed its dimension or a document "
+                    "is missing."
+                )
+            rows, scale = quantise(block)
+            if dtype == "int8":
+                scales.append(scale)
+            else:
+                rows = block / np.linalg.norm(block, axis=1, keepdims=True)
+            file.write(rows.astype(dtype).tobytes())
+            row += len(block)
     if row != n:
         raise DatasetError(f"{row} vectors were given for documents with {n} rows.")
-    out.flush()
-    if dtype == "int8":
-        np.save(folder / "scales.npy", scales)
-    return out.shape[1]
+    if scales:
+        np.save(folder / "scales.npy", np.concatenate(scales))
+    return dim

@@ -1,0 +1,284 @@
+"""What is in a dataset: the measurements of its data card."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tempfile
+import time
+from html import escape
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lvmlib import evaluation
+from lvmlib.vectors import (
+    Dataset,
+    cut_windows,
+    document_rows,
+    exam_documents,
+    make_split,
+    open_dataset,
+)
+
+LAGS = 10
+SAMPLED = 2000  # rows or pairs that a costly measurement looks at
+COMPARED = 500  # rows that are compared with all others
+NEAR = 0.98  # cosine from which two chunks count as near duplicates
+CONTEXT = 5
+
+
+def read_chunks(dataset: Dataset) -> list[str] | None:
+    """Return the text of every row, or None where the dataset keeps no text."""
+    path = dataset.folder / "chunks.jsonl.gz"
+    if not path.exists():
+        return None
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return [json.loads(line)["text"] for line in file]
+
+
+def origin(dataset: Dataset) -> pd.DataFrame:
+    """Return what dataset.json says of the dataset, a row an entry."""
+    rows = []
+    for key, value in dataset.info.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{k}: {v}" for k, v in value.items())
+        rows.append((key, escape(str(value))))
+    return pd.DataFrame(rows, columns=["entry", "value"])
+
+
+def some_size(dataset: Dataset) -> int:
+    """Return a training size for the card: the whole pool, at most 20,000 vectors."""
+    pool = document_rows(dataset, exam_documents(dataset)["pool"])
+    return min(len(pool), 20_000)
+
+
+def examples(
+    dataset: Dataset, chunks: list[str] | None, windows: np.ndarray, number: int = 3
+) -> pd.DataFrame:
+    """Return the text of a few windows; without text, their documents and rows."""
+    chosen = windows[np.linspace(0, len(windows) - 1, number).astype(int)]
+    rows = []
+    for window in chosen:
+        title = dataset.documents["title"].iloc[dataset.document_of(window[-1])]
+        row = {"document": escape(title), "rows": f"{window[0]}–{window[-1]}"}
+        if chunks:
+            row["context"] = "<br>".join(escape(chunks[r]) for r in window[:-1])
+            row["next"] = escape(chunks[window[-1]])
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def counts(dataset: Dataset, chunks: list[str] | None) -> pd.DataFrame:
+    """Count documents, vectors, characters and windows of each split."""
+    rows = []
+    for part, members in exam_documents(dataset).items():
+        stream = document_rows(dataset, members)
+        whole = cut_windows(dataset, stream, CONTEXT, within_documents=False)
+        inside = cut_windows(dataset, stream, CONTEXT, within_documents=True)
+        row = {"split": part, "documents": len(members), "vectors": len(stream)}
+        if chunks:
+            row["characters"] = sum(len(chunks[r]) for r in stream)
+        row["windows within documents"] = len(inside)
+        row["windows over the stream"] = len(whole)
+        row["of these across documents"] = len(whole) - len(inside)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def cosine_by_lag(dataset: Dataset, seed: int = 0) -> pd.DataFrame:
+    """Return the cosine of vectors `lag` chunks apart in a document; lag 0: random.
+
+    Mean, and 10th and 90th percentile, over up to 2,000 pairs a lag. A random pair is
+    two vectors of different documents.
+    """
+    generator = np.random.default_rng(seed)
+    table = []
+    for lag in range(LAGS + 1):
+        first = generator.integers(0, dataset.n - lag, 4 * SAMPLED)
+        second = first + lag if lag else generator.permutation(first)
+        same = dataset.document_of(first) == dataset.document_of(second)
+        keep = np.flatnonzero(same if lag else ~same)[:SAMPLED]
+        if len(keep):
+            values = evaluation.cosine(
+                dataset.gather(first[keep]), dataset.gather(second[keep])
+            )
+            low, high = np.percentile(values, [10, 90])
+            table.append((lag, values.mean(), low, high, len(keep)))
+    return pd.DataFrame(table, columns=["lag", "mean", "low", "high", "pairs"])
+
+
+def nearest_position(dataset: Dataset, windows: np.ndarray) -> pd.DataFrame:
+    """Return how near each context position is to the target, and how often nearest."""
+    vectors = dataset.gather(_sample(windows))  # (W, 6, D)
+    near = np.einsum("wtd,wd->wt", vectors[:, :-1], vectors[:, -1])
+    nearest = np.bincount(near.argmax(axis=1), minlength=near.shape[1]) / len(near)
+    names = [f"t−{step}" for step in range(near.shape[1], 0, -1)]
+    return pd.DataFrame(
+        {"position": names, "mean cosine": near.mean(axis=0), "nearest in": nearest}
+    )
+
+
+def baseline_table(dataset: Dataset, size: int) -> pd.DataFrame:
+    """Return the test cosine of every baseline, fitted on `size` vectors, seed 0."""
+    split = make_split(dataset, "controlled", size)
+    fitted = evaluation.fit_baselines(dataset, split.train, split.validation)
+    return pd.DataFrame(
+        [
+            (name, evaluation.baseline_cosine(baseline, dataset, split.test).mean())
+            for name, baseline in fitted.items()
+        ],
+        columns=["baseline", "test cosine"],
+    )
+
+
+def geometry(dataset: Dataset, seed: int = 0) -> dict[str, float]:
+    """Return the mean vector's norm and the effective rank of the centred vectors.
+
+    The effective rank is exp(entropy) of the normalised eigenvalues of the covariance
+    (Roy & Vetterli 2007): D for an even cloud, 1 for a line.
+    """
+    rows = _sample(np.arange(dataset.n), 10 * SAMPLED, seed)
+    vectors = dataset.gather(np.sort(rows))
+    mean = vectors.mean(axis=0)
+    values = np.linalg.eigvalsh(np.cov(vectors, rowvar=False))
+    share = values[values > 0] / values[values > 0].sum()
+    rank = float(np.exp(-(share * np.log(share)).sum()))
+    return {"mean_norm": float(np.linalg.norm(mean)), "effective_rank": rank}
+
+
+def duplicates(dataset: Dataset, seed: int = 0) -> pd.DataFrame:
+    """Count exact duplicates, and estimate near ones, within and across splits.
+
+    Exact: equal stored rows. Near: of up to 500 sampled vectors of the first split,
+    the share with a cosine of at least 0.98 to another vector of the second.
+    """
+    parts = {
+        name: document_rows(dataset, members)
+        for name, members in exam_documents(dataset).items()
+    }
+    stored = np.array([hash(row.tobytes()) for row in dataset.vectors])
+    table = []
+    for first, second in (
+        ("pool", "pool"),
+        ("validation", "pool"),
+        ("test", "pool"),
+        ("test", "validation"),
+    ):
+        own, other = stored[parts[first]], stored[parts[second]]
+        if first == second:
+            exact = len(own) - len(np.unique(own))
+        else:
+            exact = int(np.isin(own, other).sum())
+        near = _near_share(dataset, parts[first], parts[second], seed)
+        table.append((first, second, exact, near))
+    columns = ["vectors of", "also in", "exact duplicates", "near duplicates, share"]
+    return pd.DataFrame(table, columns=columns)
+
+
+def _near_share(
+    dataset: Dataset, rows: np.ndarray, among: np.ndarray, seed: int
+) -> float:
+    asked = _sample(rows, COMPARED, seed)
+    wanted = dataset.gather(asked)
+    highest = np.full(len(asked), -1.0)
+    for start in range(0, len(among), 4096):
+        block = among[start : start + 4096]
+        near = wanted @ dataset.gather(block).T
+        near[asked[:, None] == block] = -1  # not with itself
+        highest = np.maximum(highest, near.max(axis=1))
+    return float((highest >= NEAR).mean())
+
+
+def document_map(dataset: Dataset) -> pd.DataFrame:
+    """Return two principal components of the documents' mean vectors.
+
+    Columns x, y, title, split; `attrs["explained"]` is the share of variance shown.
+    """
+    starts = dataset.documents["start"].to_numpy()
+    stops = dataset.documents["stop"].to_numpy()
+    means = np.stack(
+        [
+            dataset.gather(np.arange(*span)).mean(axis=0)
+            for span in zip(starts, stops, strict=True)
+        ]
+    )
+    left, values, _ = np.linalg.svd(means - means.mean(axis=0), full_matrices=False)
+    points = left[:, :2] * values[:2]
+    split = np.empty(len(means), dtype=object)
+    for part, members in exam_documents(dataset).items():
+        split[members] = part
+    table = pd.DataFrame({"x": points[:, 0], "y": points[:, 1], "split": split})
+    table["title"] = dataset.documents["title"].to_numpy()
+    table.attrs["explained"] = float((values[:2] ** 2).sum() / (values**2).sum())
+    return table
+
+
+def growth(dim: int = 768) -> pd.DataFrame:
+    """Measure what opening and sampling cost as the number of vectors grows.
+
+    Synthetic folders of equal rows, with documents of 100 vectors, in the page cache:
+    milliseconds to open (without reading every vector), to cut the windows, and per
+    batch of 256 windows gathered.
+    """
+    table = []
+    with tempfile.TemporaryDirectory() as folder:
+        for n in (10_000, 100_000, 1_000_000):
+            place = Path(folder) / str(n)
+            _synthetic(place, n, dim)
+            clock = [time.perf_counter()]
+            dataset = open_dataset(place, verify=False)
+            clock.append(time.perf_counter())
+            split = make_split(dataset, "controlled", n // 2)
+            clock.append(time.perf_counter())
+            order = np.random.default_rng(0).permutation(len(split.train))
+            for start in range(0, 256 * 20, 256):
+                dataset.gather(split.train[order[start : start + 256]])
+            clock.append(time.perf_counter())
+            steps = 1000 * np.diff(clock) / [1, 1, 20]
+            table.append((n, n // 100, *steps))
+    columns = ["vectors", "documents", "open, ms", "cut windows, ms", "batch, ms"]
+    return pd.DataFrame(table, columns=columns)
+
+
+def _synthetic(place: Path, n: int, dim: int) -> None:
+    place.mkdir()
+    vectors = np.lib.format.open_memmap(place / "vectors.npy", "w+", np.int8, (n, dim))
+    vectors[:] = 1  # written out, so that pages are read from the cache, as in training
+    vectors.flush()
+    np.save(place / "scales.npy", np.ones(n, dtype=np.float32))
+    starts = np.arange(0, n, 100)
+    documents = {"document_id": starts, "title": starts, "start": starts}
+    pd.DataFrame(documents | {"stop": starts + 100}).to_csv(
+        place / "documents.csv", index=False
+    )
+    info = {"name": "synthetic", "n": n, "dim": dim, "sha256": ""}
+    (place / "dataset.json").write_text(json.dumps(info))
+
+
+def _sample(rows: np.ndarray, most: int = SAMPLED, seed: int = 0) -> np.ndarray:
+    if len(rows) <= most:
+        return rows
+    chosen = np.random.default_rng(seed).choice(len(rows), most, replace=False)
+    return rows[np.sort(chosen)]
+
+
+def fitness(dataset: Dataset, lags: pd.DataFrame, repeated: pd.DataFrame) -> list[str]:
+    """Return the reasons why a dataset is unfit for the study; none: it is fit."""
+    reasons = []
+    mean = lags.set_index("lag")["mean"]
+    if 1 not in mean or 0 not in mean or mean[1] < mean[0] + 0.05:
+        reasons.append(
+            "neighbouring chunks are hardly nearer than random ones: the order of the "
+            "rows may be lost, or the encoder does not fit the text"
+        )
+    across = repeated[repeated["vectors of"] == "test"]["near duplicates, share"].max()
+    if across > 0.05:
+        reasons.append(
+            f"{across:.0%} of the test vectors have a near duplicate outside"
+        )
+    tested = len(exam_documents(dataset)["test"])
+    if tested < 20:
+        reasons.append(f"only {tested} test documents: intervals will be wide")
+    return reasons

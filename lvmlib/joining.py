@@ -1,0 +1,158 @@
+"""Joining datasets of one encoder into one, with a chosen share of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lvmlib.vectors import Dataset, DatasetError, document_rows, open_dataset
+from lvmlib.writing import write_dataset
+
+BLOCK = 8192  # vectors copied at a time
+Part = tuple[Dataset, np.ndarray]  # and the positions of the documents taken from it
+
+
+def join_datasets(
+    parts: Sequence[tuple[str | Path, float]],
+    output: str | Path,
+    name: str,
+    seed: int = 0,
+) -> Dataset:
+    """Join several dataset folders into one; each document keeps its source.
+
+    Of each part, whole documents are taken in an order that `seed` shuffles, until they
+    have its share of the part's vectors: a larger share contains a smaller one. They
+    keep their reading order. The column `source` names the part (or what a joined part
+    calls the document's source); ids get the part's name in front where two parts use
+    the same. The vectors keep the parts' dtype, the smallest one if these differ.
+
+    Parameters
+    ----------
+    parts : sequence of (folder, share)
+        Datasets and the shares of them, above 0 and at most 1.
+    output : path
+        The folder to write.
+    name : str
+        The joined dataset's name.
+
+    Raises
+    ------
+    DatasetError
+        If there is nothing to join, a share is not a share, or the parts have the same
+        name, different encoders or dimensions, or roles only in some of them.
+    """
+    for folder, share in parts:
+        if not 0 < share <= 1:
+            raise DatasetError(
+                f"{folder} has the share {share}, expected more than 0 and at most 1."
+            )
+    datasets = [open_dataset(folder) for folder, _ in parts]
+    _check_fit(datasets)
+    shares = [share for _, share in parts]
+    taken = [
+        (dataset, _sample(dataset, share, seed))
+        for dataset, share in zip(datasets, shares, strict=True)
+    ]
+    documents = _join_documents(taken)
+    info = {"name": name, "encoder": datasets[0].info["encoder"]}
+    for key in ("source", "licence"):
+        stated = [str(dataset.info.get(key, "not stated")) for dataset in datasets]
+        info[key] = "; ".join(dict.fromkeys(stated))
+    info["chunking"] = {d.info["name"]: d.info.get("chunking") for d in datasets}
+    info["join"] = {"seed": seed, "parts": _describe(taken, shares)}
+    dtype = min(
+        (dataset.vectors.dtype for dataset in datasets), key=lambda d: d.itemsize
+    )
+    return write_dataset(output, _gather(taken), documents, info, dtype.name)
+
+
+def _check_fit(datasets: list[Dataset]) -> None:
+    """Check that names differ and that encoder, dimension and roles agree."""
+    if not datasets:
+        raise DatasetError("there are no datasets to join: name at least one folder.")
+    first, names = datasets[0], set()
+    for other in datasets:
+        if other.info["name"] in names:
+            raise DatasetError(
+                f"{other.folder} is the second part named {other.info['name']!r}: "
+                "leave it out if it is the same, else rename it in its dataset.json."
+            )
+        names.add(other.info["name"])
+        for what, ours, theirs in (
+            ("the encoder", _encoder(first), _encoder(other)),
+            ("the dimension", first.dim, other.dim),
+        ):
+            if ours != theirs:
+                raise DatasetError(
+                    f"{other.folder} has {what} {theirs}, but {first.folder} has "
+                    f"{ours}: encode one of them again, only vectors of one encoder "
+                    "can be joined."
+                )
+        if ("role" in first.documents) != ("role" in other.documents):
+            have, lack = (first, other) if "role" in first.documents else (other, first)
+            raise DatasetError(
+                f"{have.folder} gives its documents roles, but {lack.folder} does not: "
+                "add the column to its documents.csv (pool, validation or test), or "
+                "remove it from the other's."
+            )
+
+
+def _encoder(dataset: Dataset) -> str:
+    encoder = dataset.info.get("encoder")
+    name = encoder.get("name") if isinstance(encoder, dict) else encoder
+    if not name:
+        raise DatasetError(
+            f"{dataset.folder / 'dataset.json'} names no encoder, so its vectors "
+            'cannot be joined to others: add "encoder": {"name": ...}.'
+        )
+    return name
+
+
+def _sample(dataset: Dataset, share: float, seed: int) -> np.ndarray:
+    """Return the positions of documents that together have `share` of the vectors."""
+    lengths = (dataset.documents["stop"] - dataset.documents["start"]).to_numpy()
+    order = np.random.default_rng(seed).permutation(len(lengths))
+    last = np.searchsorted(np.cumsum(lengths[order]), share * dataset.n)
+    return np.sort(order[: last + 1])
+
+
+def _join_documents(parts: list[Part]) -> pd.DataFrame:
+    ids = pd.concat([dataset.documents["document_id"] for dataset, _ in parts])
+    clash, frames = ids.duplicated().any(), []
+    for dataset, members in parts:
+        frame, name = dataset.documents.iloc[members].copy(), dataset.info["name"]
+        if clash:
+            frame["document_id"] = f"{name}/" + frame["document_id"]
+        if "source" not in frame:
+            frame["source"] = name
+        frames.append(frame)
+    documents = pd.concat(frames, ignore_index=True)
+    lengths = documents["stop"] - documents["start"]
+    documents["stop"] = lengths.cumsum()
+    documents["start"] = documents["stop"] - lengths
+    roles = ["role"] if "role" in documents else []
+    return documents[["document_id", "title", "start", "stop", *roles, "source"]]
+
+
+def _describe(parts: list[Part], shares: list[float]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": dataset.info["name"],
+            "sha256": dataset.sha256,
+            "share": share,
+            "documents": len(members),
+            "vectors": len(document_rows(dataset, members)),
+        }
+        for (dataset, members), share in zip(parts, shares, strict=True)
+    ]
+
+
+def _gather(parts: list[Part]) -> Iterator[np.ndarray]:
+    for dataset, members in parts:
+        rows = document_rows(dataset, members)
+        for start in range(0, len(rows), BLOCK):
+            yield dataset.gather(rows[start : start + BLOCK])

@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+
+from lvmlib import card
+from lvmlib.vectors import make_split, open_dataset
+
+
+@pytest.fixture(scope="module")
+def sample():
+    return open_dataset()
+
+
+def test_counts_add_up_to_the_dataset(sample):
+    table = card.counts(sample, None)
+    assert table["vectors"].sum() == sample.n
+    assert table["documents"].sum() == len(sample.documents)
+    length = sample.documents["stop"] - sample.documents["start"]
+    assert table["windows within documents"].sum() == (length - 5).clip(lower=0).sum()
+    assert (table["windows over the stream"] == table["vectors"] - 5).all()
+
+
+def test_characters_are_those_of_the_chunks(sample):
+    table = card.counts(sample, ["abc"] * sample.n)
+    assert (table["characters"] == 3 * table["vectors"]).all()
+
+
+def test_cosine_by_lag_finds_a_known_structure(dataset_folder):
+    """Lag 0 pairs documents, lag k stays inside one: checked against every pair."""
+    dataset = open_dataset(dataset_folder)
+    lags = card.cosine_by_lag(dataset).set_index("lag")["mean"]
+    vectors = dataset.gather(np.arange(dataset.n))
+    document = dataset.document_of(np.arange(dataset.n))
+    inside = document[:-3] == document[3:]
+    exact = (vectors[:-3] * vectors[3:]).sum(axis=1)[inside].mean()
+    assert lags[3] == pytest.approx(exact, abs=0.02)
+    apart = (vectors @ vectors.T)[document[:, None] != document].mean()
+    assert lags[0] == pytest.approx(apart, abs=0.03)
+
+
+def test_nearest_position_counts_every_window_once(sample):
+    table = card.nearest_position(sample, make_split(sample, "controlled", 1000).test)
+    assert table["position"].tolist() == ["t−5", "t−4", "t−3", "t−2", "t−1"]
+    assert table["nearest in"].sum() == pytest.approx(1)
+    assert table["mean cosine"].is_monotonic_increasing  # nearer chunks are nearer
+
+
+def test_effective_rank_of_known_clouds():
+    class Cloud:
+        def __init__(self, vectors):
+            self.vectors, self.n = vectors, len(vectors)
+
+        def gather(self, rows):
+            return self.vectors[rows]
+
+    even = np.vstack([np.eye(8), -np.eye(8)] * 50)
+    line = np.outer(np.linspace(-1, 1, 800), np.eye(8)[0])
+    assert card.geometry(Cloud(even))["effective_rank"] == pytest.approx(8, rel=1e-3)
+    assert card.geometry(Cloud(line))["effective_rank"] == pytest.approx(1, rel=1e-3)
+    assert card.geometry(Cloud(even))["mean_norm"] == pytest.approx(0, abs=1e-6)
+
+
+def test_duplicates_are_found_where_they_were_put(sample, tmp_path):
+    from lvmlib.vectors import document_rows, exam_documents
+    from lvmlib.writing import write_dataset
+
+    vectors = sample.gather(np.arange(sample.n))
+    parts = {k: document_rows(sample, v) for k, v in exam_documents(sample).items()}
+    vectors[parts["test"][:40]] = vectors[parts["pool"][100:140]]
+    info = {"name": "repeated"}
+    dataset = write_dataset(tmp_path / "d", [vectors], sample.documents, info)
+    before = card.duplicates(sample).set_index(["vectors of", "also in"])
+    after = card.duplicates(dataset).set_index(["vectors of", "also in"])
+    column = "exact duplicates"
+    assert after[column]["test", "pool"] == 40 + before[column]["test", "pool"]
+    assert after[column]["pool", "pool"] == before[column]["pool", "pool"]
+
+
+def test_the_sample_is_fit_and_a_shuffled_one_is_not(sample):
+    lags, repeated = card.cosine_by_lag(sample), card.duplicates(sample)
+    assert card.fitness(sample, lags, repeated) == []
+    shuffled = lags.assign(mean=lags["mean"].iloc[0])
+    assert "order" in card.fitness(sample, shuffled, repeated)[0]
+
+
+def test_a_million_vectors_open_fast_and_sample_as_fast_as_few():
+    growth = card.growth(dim=64).set_index("vectors")
+    assert growth["open, ms"][1_000_000] < 1000
+    # A batch must not cost more in a big set; generous, for a busy machine.
+    assert growth["batch, ms"][1_000_000] < 5 * growth["batch, ms"][10_000] + 1
+
+
+def test_examples_escape_what_they_quote(sample):
+    windows = make_split(sample, "controlled", 500).test
+    table = card.examples(sample, ["<b>&"] * sample.n, windows)
+    assert table["next"].iloc[0] == "&lt;b&gt;&amp;"
