@@ -65,8 +65,8 @@ $(BIN)/pip:
 	@command -v "$(PYTHON)" > /dev/null || { \
 	  echo "$(PYTHON) is not there: install Python 3.11 or newer." >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; v = sys.version_info[:2]; \
-	  sys.exit(not (3, 11) <= v <= (3, 14) and "$(PYTHON) is Python %d.%d, but the \
-	locked packages need 3.11 to 3.14: name one, as in make test PYTHON=python3.11" % v)'
+	  sys.exit(not (3, 11) <= v <= (3, 13) and "$(PYTHON) is Python %d.%d, but the \
+	locked packages need 3.11 to 3.13: name one, as in make test PYTHON=python3.11" % v)'
 	@"$(PYTHON)" -c 'import ensurepip' 2> /dev/null || { \
 	  echo "$(PYTHON) lacks venv: install it (Debian: apt install python3-venv)." >&2; \
 	  exit 1; }
