@@ -1,0 +1,318 @@
+from __future__ import annotations
+
+import bz2
+import csv
+import json
+import sys
+import tracemalloc
+from pathlib import Path
+from types import SimpleNamespace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lvmlib.sources import SourceError, read_rows
+from lvmlib.text import Article, read_articles
+
+LONG = (
+    "is longer than any line of a text whose lines were broken at a margin, as some are"
+)
+FIRST = (f"The first paragraph of it, with “quotes”, {LONG}.", "Short.")
+SECOND = (f"Another article begins here, and its only paragraph {LONG}.",)
+EXPECTED = [Article("12", "Ærø & more", FIRST), Article("7", 'A "B", C', SECOND)]
+ROWS = [
+    {"id": "12", "title": "Ærø & more", "text": "\n\nHistory\n".join(FIRST)},
+    {"id": "7", "title": 'A "B", C', "text": f"{SECOND[0]}\n"},
+]
+SHARED = Path(__file__).parents[2] / "shared/data/wikiextractor"
+
+
+def json_lines(path, rows=ROWS):
+    path.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
+
+
+def comma_separated(path, rows=ROWS):
+    with path.open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def parquet(path, rows=ROWS):
+    # The columns of wikimedia/wikipedia, in more than one row group.
+    rows = [row | {"url": "https://x"} for row in rows]
+    plain = {"compression": "none", "use_dictionary": False}
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=1, **plain)
+
+
+def wiki_extractor(path, rows=ROWS):
+    blocks = [
+        f'<doc id="{row["id"]}" url="https://x?curid=1" title="{row["title"]}">\n'
+        f"{row['title']}\n\n{row['text'].rstrip()}\n\n</doc>\n"
+        for row in rows
+    ]
+    path.write_text("".join(blocks))
+
+
+WRITERS = {
+    "a.jsonl": json_lines,
+    "a.csv": comma_separated,
+    "a.parquet": parquet,
+    "wiki_00": wiki_extractor,
+    "wiki_01": json_lines,  # WikiExtractor --json
+    "extract.txt": wiki_extractor,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_kind_gives_the_same_articles(name, tmp_path):
+    WRITERS[name](tmp_path / name)
+    assert list(read_articles(tmp_path / name)) == EXPECTED
+    assert list(read_articles(str(tmp_path / name), max_documents=1)) == EXPECTED[:1]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "wiki_00"])
+def test_compressed_files_read_the_same(name, tmp_path):
+    WRITERS[name](tmp_path / name)
+    packed = tmp_path / f"{name}.bz2"
+    packed.write_bytes(bz2.compress((tmp_path / name).read_bytes()))
+    assert list(read_articles(packed)) == EXPECTED
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet"])
+def test_documents_without_an_id_are_numbered(name, tmp_path):
+    WRITERS[name](
+        tmp_path / name, [{"title": r["title"], "text": r["text"]} for r in ROWS]
+    )
+    assert [a.document_id for a in read_articles(tmp_path / name)] == ["1", "2"]
+
+
+def test_folders_are_read_in_the_order_of_their_paths(tmp_path):
+    for folder in ("AB", "AA", ".git"):
+        (tmp_path / folder).mkdir()
+    wiki_extractor(tmp_path / "AB" / "wiki_00", ROWS[1:])
+    wiki_extractor(tmp_path / "AA" / "wiki_01", ROWS[:1])
+    (tmp_path / ".git" / "HEAD").write_text("neither this")
+    (tmp_path / "AA" / ".DS_Store").write_bytes(b"\xff nor that")
+    assert list(read_articles(tmp_path)) == EXPECTED
+
+
+def test_folder_of_text_files_takes_titles_from_their_names(tmp_path):
+    (tmp_path / "b.txt").write_text("One sentence.\r\nTwo sentences.")
+    (tmp_path / "a story.v2.txt").write_text("\ufeffHeading\n\nA sentence\nwrapped.\n")
+    assert list(read_articles(tmp_path)) == [
+        Article("1", "a story.v2", ("A sentence wrapped.",)),
+        Article("2", "b", ("One sentence. Two sentences.",)),
+    ]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet", "wiki_00"])
+def test_pages_without_text_are_kept_to_be_counted(name, tmp_path):
+    empty = {"id": "3", "title": "Empty", "text": ""}
+    WRITERS[name](tmp_path / name, [empty, *ROWS])
+    assert list(read_articles(tmp_path / name)) == [
+        Article("3", "Empty", ()),
+        *EXPECTED,
+    ]
+    WRITERS[name](tmp_path / name, [empty])
+    with pytest.raises(SourceError, match="holds no article with text"):
+        list(read_articles(tmp_path / name))
+
+
+def test_null_is_no_text_and_numbers_are_titles(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"id": 0, "title": 1984, "text": null}\n\n')
+    assert list(read_rows(str(path))) == [("0", "1984", "")]
+
+
+def test_half_a_surrogate_pair_becomes_a_question_mark(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(r'{"title": "\ud83d", "text": "Half \ud83d, whole \ud83d\ude00."}')
+    assert list(read_rows(str(path))) == [("", "?", "Half ?, whole 😀.")]
+
+
+def test_article_longer_than_the_csv_module_allows(tmp_path):
+    text = "A sentence. " * 20_000
+    comma_separated(tmp_path / "a.csv", [{"title": "Long", "text": text}])
+    assert list(read_rows(str(tmp_path / "a.csv"))) == [("", "Long", text.strip())]
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="../shared is not there")
+def test_real_wiki_extractor_output():
+    articles = list(read_articles(SHARED))
+    assert len(articles) == 141
+    anarchism = articles[0]
+    assert (anarchism.document_id, anarchism.title) == ("12", "Anarchism")
+    assert anarchism.paragraphs[0].startswith("Anarchism is a political philosophy")
+
+
+class TestBadInput:
+    def fails(self, source, message):
+        with pytest.raises(SourceError, match=message) as error:
+            list(read_articles(source))
+        assert str(source) in str(error.value)
+        assert "\n" not in str(error.value)
+
+    @pytest.mark.parametrize(
+        ("name", "start"),
+        [
+            ("a.jsonl", '{"title": "Ä", "text": "b"}\n{"title": "'),
+            ("a.jsonl.bz2", '{"title": "Ä", "text": "b"}\n{"title": "'),
+            ("a.csv", "title,text\nÄ,b\nc,"),
+            ("a.txt", "Ä sentence.\n"),
+            ("wiki_00", '<doc id="1" url="" title="Ä">\n'),
+        ],
+    )
+    def test_invalid_utf8_names_file_and_offset(self, name, start, tmp_path):
+        content = start.encode() + b"caf\xe9 is Latin-1"
+        packed = bz2.compress(content) if name.endswith("bz2") else content
+        (tmp_path / name).write_bytes(packed)
+        offset = len(start.encode()) + 3
+        self.fails(tmp_path / name, f"not UTF-8: byte 0xe9 at offset {offset} ")
+
+    def test_truncated_bz2(self, tmp_path):
+        json_lines(tmp_path / "a.jsonl")
+        packed = bz2.compress((tmp_path / "a.jsonl").read_bytes())
+        (tmp_path / "a.jsonl.bz2").write_bytes(packed[:-20])
+        self.fails(tmp_path / "a.jsonl.bz2", "is truncated")
+
+    def test_not_bz2_at_all(self, tmp_path):
+        (tmp_path / "a.xml.bz2").write_bytes(b"<html>not found</html>")
+        self.fails(tmp_path / "a.xml.bz2", "damaged or not what its name says")
+
+    @pytest.mark.parametrize(
+        "xml", ["", "<mediawiki><page><title>A", "<a></b>", "<mediawiki>caf\udce9"]
+    )
+    def test_broken_xml(self, xml, tmp_path):
+        path = tmp_path / "a.xml"
+        path.write_bytes(xml.encode(errors="surrogateescape"))
+        self.fails(path, r"no well-formed XML in UTF-8 \(.*line 1, column \d+\)")
+
+    @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.txt", "wiki_00"])
+    def test_empty_file(self, name, tmp_path):
+        (tmp_path / name).touch()
+        self.fails(tmp_path / name, "holds no article with text")
+
+    def test_empty_folder(self, tmp_path):
+        self.fails(tmp_path, "holds no article with text")
+
+    def test_other_xml(self, tmp_path):
+        (tmp_path / "a.xml").write_text("<feed><entry>Text.</entry></feed>")
+        self.fails(tmp_path / "a.xml", "holds no article with text")
+
+    @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet"])
+    def test_missing_columns(self, name, tmp_path):
+        WRITERS[name](tmp_path / name, [{"headline": "A", "text": "B."}])
+        self.fails(tmp_path / name, "has no title, only headline, text.*: rename")
+
+    def test_text_that_is_no_string(self, tmp_path):
+        (tmp_path / "a.jsonl").write_text('{"title": "A", "text": ["B."]}\n')
+        self.fails(
+            tmp_path / "a.jsonl", "line 1, has a text that is list, expected a str"
+        )
+
+    @pytest.mark.parametrize("line", ['[{"title": 1}]', '{"title": "A", "te', "text"])
+    def test_broken_json_lines(self, line, tmp_path):
+        (tmp_path / "a.jsonl").write_text('{"title": "A", "text": "B."}\n' + line)
+        self.fails(tmp_path / "a.jsonl", "line 2: expected a JSON object a line, found")
+
+    def test_broken_csv(self, tmp_path):
+        path = tmp_path / "a.csv"
+        path.write_text('title,text\nA,"never closed\n')
+        self.fails(path, "unexpected end of data")
+        path.write_text("title,text\nA,B.\nA,unquoted, comma\n")
+        self.fails(path, "line 3, has not the 2 fields that the header names")
+
+    def test_truncated_parquet(self, tmp_path):
+        path = tmp_path / "a.parquet"
+        parquet(path)
+        path.write_bytes(path.read_bytes()[:-100])
+        self.fails(path, "damaged or not what its name says")
+
+    def test_parquet_with_invalid_utf8(self, tmp_path):
+        path = tmp_path / "a.parquet"
+        bad = pa.array([b"caf\xe9"]).view(pa.string())
+        pq.write_table(pa.table({"title": bad, "text": bad}), path)
+        self.fails(path, "can't decode byte 0xe9 in position 3")
+
+    def test_wiki_extractor_cut_within_a_document(self, tmp_path):
+        wiki_extractor(tmp_path / "wiki_00")
+        text = (tmp_path / "wiki_00").read_text()
+        (tmp_path / "wiki_00").write_text(text[:-20])
+        self.fails(tmp_path / "wiki_00", "document 7 .* is not closed by </doc>")
+        (tmp_path / "wiki_00").write_text(text.replace("</doc>", "", 1))
+        self.fails(tmp_path / "wiki_00", "document 12 .* is not closed by </doc>")
+        (tmp_path / "wiki_00").write_text(text + "\nleft over")
+        self.fails(tmp_path / "wiki_00", "line 17: text outside of <doc …>")
+
+    def test_unknown_kind(self, tmp_path):
+        (tmp_path / "a.pdf").write_bytes(b"%PDF-1.7")
+        self.fails(tmp_path / "a.pdf", "is of no known kind: give a MediaWiki dump")
+
+    @pytest.mark.parametrize("source", ["nowhere", "some/where.jsonl", "/no/such/file"])
+    def test_missing_source(self, source):
+        self.fails(source, "is not there: give a MediaWiki dump")
+
+
+class TestHuggingFace:
+    def test_streams_name_and_config(self, monkeypatch):
+        calls = []
+
+        def load_dataset(name, config, **options):
+            calls.append((name, config, options))
+            return iter(ROWS)
+
+        monkeypatch.setitem(
+            sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset)
+        )
+        assert list(read_articles("wikimedia/wikipedia:20231101.en")) == EXPECTED
+        assert list(read_articles("owner/name", 1)) == EXPECTED[:1]
+        options = {"split": "train", "streaming": True}
+        assert calls == [
+            ("wikimedia/wikipedia", "20231101.en", options),
+            ("owner/name", None, options),
+        ]
+
+    def test_asks_for_the_package_when_it_is_absent(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "datasets", None)
+        with pytest.raises(SourceError, match=r"owner/name is not a file.*pip install"):
+            list(read_articles("owner/name"))
+
+    def test_names_the_source_when_the_hub_fails(self, monkeypatch):
+        def load_dataset(*_, **__):
+            raise ConnectionError("Couldn't\nreach the hub")
+
+        monkeypatch.setitem(
+            sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset)
+        )
+        with pytest.raises(SourceError, match=r"owner/name .*\(Couldn't reach the hub"):
+            list(read_articles("owner/name"))
+
+
+def peak_memory(path):
+    """Read a source and return the most bytes that Python and Arrow held meanwhile."""
+    tracemalloc.start()
+    arrow = max(pa.total_allocated_bytes() for _ in read_articles(path))
+    _, python = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return python + arrow
+
+
+@pytest.mark.parametrize(
+    "name", ["a.xml.bz2", "a.jsonl", "a.csv", "a.parquet", "wiki_00"]
+)
+def test_memory_does_not_grow_with_the_source(name, tmp_path):
+    text = "\n\n".join(f"Sentence {n} of a paragraph. " * 40 for n in range(8))
+    row = {"id": "1", "title": "T", "text": text}
+    page = f"<page><title>T</title><revision><text>{text}</text></revision></page>"
+    peaks = []
+    for count in (80, 800):
+        path = tmp_path / name
+        if name == "a.xml.bz2":
+            xml = f"<mediawiki>{page * count}</mediawiki>"
+            path.write_bytes(bz2.compress(xml.encode()))
+        else:
+            WRITERS[name](path, [row] * count)
+        peaks.append(peak_memory(path))
+    assert peaks[1] < 2 * peaks[0]
