@@ -4,6 +4,7 @@
 PYTHON ?= python3
 STUDY ?=
 DATASET ?=
+ENCODER ?=
 
 BIN := .venv/bin
 READY := .venv/ready
@@ -12,7 +13,7 @@ READY := .venv/ready
 # be the environment's own: a user's kernel of that name must not get in front of it.
 IN_VENV = PATH="$(CURDIR)/$(BIN):$$PATH" JUPYTER_PATH="$(CURDIR)/.venv/share/jupyter"
 
-.PHONY: help report study test lab lint lock
+.PHONY: help report study test sample lab lint lock
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -30,6 +31,9 @@ test: $(READY) ## run all tests and all notebooks (their runs go to a temporary 
 	$(IN_VENV) LVM_RUNS="$$runs" OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
 	  tests notebooks -m "not slow" -n 2 --dist loadfile \
 	  --nbval-lax --nbval-current-env --nbval-cell-timeout=300
+
+sample: $(READY) ## rebuild the bundled vectors (ENCODER=folder of all-mpnet-base-v2, if offline)
+	@$(IN_VENV) $(BIN)/python -m lvmlib.building $(ENCODER)
 
 lab: $(READY) ## open the notebooks in JupyterLab
 	@$(IN_VENV) $(BIN)/jupyter lab

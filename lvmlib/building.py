@@ -1,0 +1,186 @@
+"""From a source of text (or of windows) to a dataset folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lvmlib.archives import import_npz
+from lvmlib.encoding import DEFAULT_ENCODER, encode_chunks, load_encoder
+from lvmlib.files import write_json
+from lvmlib.sources import SourceError
+from lvmlib.text import MIN_CHUNKS, chunk, read_articles
+from lvmlib.vectors import SAMPLE, Dataset, DatasetError, open_dataset
+from lvmlib.writing import write_dataset
+
+
+def open_or_build(
+    source: str = "",
+    output: str = "",
+    encoder: str = DEFAULT_ENCODER,
+    chunk_characters: int = 210,
+    max_documents: int = 0,
+) -> Dataset:
+    """Open a dataset folder, or build one from any other source.
+
+    Parameters
+    ----------
+    source : str
+        A dataset folder (opened and verified), an .npz of windows, or a text source
+        (see `text.read_articles`). Empty: the bundled sample.
+    output : str
+        Folder of the dataset to build. If it is there already, from the same source
+        with the same settings, it is opened instead of built again.
+
+    Raises
+    ------
+    DatasetError, SourceError, EncoderError
+        One sentence each: what was found, what was expected, what to do.
+    """
+    if not source or (Path(source) / "dataset.json").exists():
+        return open_dataset(source)
+    if not output:
+        raise DatasetError(f"{source} has to be built: name an output folder.")
+    if Path(output).exists():
+        asked = _asked(source, encoder, chunk_characters, max_documents)
+        return _reopen(output, asked)
+    if Path(source).suffix == ".npz":
+        licence = "not stated in the file"
+        name = Path(output).name
+        return import_npz(source, output, name=name, encoder=encoder, licence=licence)
+    return build(source, output, encoder, chunk_characters, max_documents)
+
+
+def _asked(
+    source: str, encoder: str, chunk_characters: int, max_documents: int
+) -> dict[str, Any]:
+    """Return what decides a built dataset, as dataset.json keeps it."""
+    return {
+        "source": Path(source).name or source,
+        "encoder": encoder,
+        "chunk_characters": chunk_characters,
+        "max_documents": max_documents,
+    }
+
+
+def _reopen(output: str, asked: dict[str, Any]) -> Dataset:
+    """Open what an earlier call built, if it was asked for the same."""
+    dataset = open_dataset(output)
+    encoder = dataset.info.get("encoder")
+    built = {"encoder": encoder.get("name") if isinstance(encoder, dict) else encoder}
+    if asked["source"] not in str(dataset.info.get("source")):
+        built["source"] = dataset.info.get("source")
+    built |= dataset.info.get("built_with", {})
+    for key, value in built.items():
+        if value != asked[key]:
+            raise DatasetError(
+                f"{output} was built with {key} {value!r}, not {asked[key]!r}: choose "
+                "another output folder."
+            )
+    return dataset
+
+
+def build(
+    source: str,
+    output: str,
+    encoder: str = DEFAULT_ENCODER,
+    chunk_characters: int = 210,
+    max_documents: int = 0,
+    info: dict[str, Any] | None = None,
+    keep_text: bool = True,
+) -> Dataset:
+    """Read articles, chunk them, encode the chunks and write a dataset folder.
+
+    Articles with fewer than 6 chunks are dropped and counted. Encoded shards are kept
+    beside `output` until it is complete, so that a kill costs one shard.
+
+    Parameters
+    ----------
+    info : dict, optional
+        Entries for dataset.json, such as name, source and licence.
+    keep_text : bool
+        Keep the chunks beside the vectors, as chunks.jsonl.gz.
+    """
+    if Path(output).exists():
+        raise DatasetError(f"{output} exists already: choose another output folder.")
+    documents, chunks, dropped = _read(source, chunk_characters, max_documents)
+    model = load_encoder(encoder)
+    shards = Path(output).with_name(Path(output).name + ".shards")
+    vectors = encode_chunks(chunks, model, shards)
+    described = {
+        "name": Path(output).name,
+        "source": Path(source).name or source,
+        "licence": "that of the source",
+        "encoder": model.info | {"name": encoder},
+        "chunking": {
+            "unit": "whole sentences packed within a paragraph",
+            "mean_characters_wanted": chunk_characters,
+            "mean_characters": round(sum(map(len, chunks)) / len(chunks), 1),
+            "min_chunks_per_document": MIN_CHUNKS,
+            "documents_dropped": dropped,
+            "chunks_truncated": vectors.truncated,
+        },
+        "built_with": _asked(source, encoder, chunk_characters, max_documents),
+    }
+    info = described | (info or {})
+    texts = chunks if keep_text else None
+    dataset = write_dataset(output, vectors, documents, info, chunks=texts)
+    shutil.rmtree(shards, ignore_errors=True)
+    return dataset
+
+
+def rebuild_sample(encoder: str = DEFAULT_ENCODER) -> Dataset:
+    """Build the bundled sample anew, from the dump that the gensim wheel ships.
+
+    Vectors only: no text goes in.
+    """
+    dump = next(f for f in metadata.files("gensim") or [] if f.match("enwiki-*.bz2"))
+    info = {
+        "name": "wikipedia-en-sample",
+        "source": "shortened English Wikipedia dump shipped in the gensim "
+        f"{metadata.version('gensim')} wheel ({dump})",
+        "licence": "vectors derived from text under CC BY-SA 3.0",
+    }
+    new = SAMPLE.with_name("sample.new")
+    build(str(dump.locate()), str(new), encoder, info=info, keep_text=False)
+    described = json.loads((new / "dataset.json").read_text())
+    for entry in ("encoder", "built_with"):  # a local folder holds the same model
+        key = "name" if entry == "encoder" else "encoder"
+        described[entry][key] = DEFAULT_ENCODER
+    write_json(new / "dataset.json", described)
+    shutil.rmtree(SAMPLE)
+    new.rename(SAMPLE)
+    return open_dataset()
+
+
+def _read(
+    source: str, characters: int, max_documents: int
+) -> tuple[pd.DataFrame, Sequence[str], int]:
+    """Return the kept documents with their row ranges, all chunks, and the dropped."""
+    rows, chunks, dropped = [], [], 0
+    for article in read_articles(source, max_documents):
+        pieces = chunk(article.paragraphs, characters)
+        if len(pieces) < MIN_CHUNKS:
+            dropped += 1
+            continue
+        start = len(chunks)
+        chunks.extend(pieces)
+        rows.append((article.document_id, article.title, start, len(chunks)))
+    if len(rows) < 2:
+        raise SourceError(
+            f"{source} has {len(rows)} document(s) of at least {MIN_CHUNKS} chunks "
+            f"({dropped} shorter ones were dropped); a dataset needs two."
+        )
+    columns = ["document_id", "title", "start", "stop"]
+    return pd.DataFrame(rows, columns=columns), chunks, dropped
+
+
+if __name__ == "__main__":
+    print(rebuild_sample(*sys.argv[1:]).folder)

