@@ -1,5 +1,8 @@
 import importlib.resources
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,3 +107,31 @@ def test_bad_input_is_one_sentence(source, minilm, tmp_path):
     with pytest.raises(SourceError):
         building.open_or_build(str(tmp_path / "nothing"), str(tmp_path / "c"), minilm)
     assert not (tmp_path / "b").exists()
+
+
+def papermill_card(folder, **parameters):
+    notebook = Path(__file__).parent.parent / "notebooks" / "data.ipynb"
+    command = [sys.executable, "-m", "papermill", "-k", "python3"]
+    command += [str(notebook), str(folder / "card.ipynb")]
+    for name, value in parameters.items():
+        command += ["-p", name, str(value)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_the_notebook_builds_and_cards_in_one_command(source, minilm, tmp_path):
+    output = tmp_path / "built"
+    done = papermill_card(tmp_path, source=source, output=output, encoder=minilm)
+    assert done.returncode == 0, done.stderr
+    assert open_dataset(tmp_path / "built").dim == 384
+    card = (tmp_path / "card.ipynb").read_text()
+    assert "Not fit for the study" in card  # two test documents are too few
+    assert "of the long article about subject" in card  # examples quote the chunks
+
+
+def test_bad_input_stops_the_notebook_with_its_sentence(tmp_path):
+    missing = tmp_path / "nothing.xml.bz2"
+    done = papermill_card(tmp_path, source=missing, output=tmp_path / "built")
+    assert done.returncode != 0
+    assert "SourceError" in done.stderr
+    assert str(missing) in done.stderr
+    assert not (tmp_path / "built").exists()

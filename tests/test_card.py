@@ -1,3 +1,7 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -87,6 +91,29 @@ def test_a_million_vectors_open_fast_and_sample_as_fast_as_few():
     assert growth["open, ms"][1_000_000] < 1000
     # A batch must not cost more in a big set; generous, for a busy machine.
     assert growth["batch, ms"][1_000_000] < 5 * growth["batch, ms"][10_000] + 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_a_million_vectors_need_little_memory(tmp_path):
+    """Memory that the process owns, not pages of the file that it may drop again."""
+    code = (
+        "from pathlib import Path\n"
+        "import numpy as np\n"
+        "from lvmlib import card\n"
+        "from lvmlib.vectors import make_split, open_dataset\n"
+        "def owned():\n"
+        "    status = Path('/proc/self/status').read_text()\n"
+        "    return int(status.split('RssAnon:')[1].split()[0]) / 1024\n"
+        f"place = Path({str(tmp_path / 'million')!r})\n"
+        "card._synthetic(place, 1_000_000, 64)\n"
+        "before = owned()\n"
+        "dataset = open_dataset(place, verify=False)\n"
+        "split = make_split(dataset, 'controlled', 600_000)\n"
+        "dataset.gather(split.train[np.random.default_rng(0).integers(0, 1000, 256)])\n"
+        "print(owned() - before)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert float(done.stdout) < 300, done.stderr
 
 
 def test_examples_escape_what_they_quote(sample):
