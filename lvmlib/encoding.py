@@ -22,7 +22,7 @@ from tqdm import tqdm
 from lvmlib.files import atomic_path, write_json
 from lvmlib.inference import resolve_device
 from lvmlib.models import unknown_name
-from lvmlib.progress import _notebook_line
+from lvmlib.progress import notebook_line
 from lvmlib.training import PRECISIONS, resolve_precision
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def _load_model(name: str, device: torch.device) -> SentenceTransformer:
     }
     try:
         return SentenceTransformer(name, local_files_only=True, **settings)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of transformers, safetensors, torch or the hub
         if Path(name).exists():
             raise EncoderError(
                 f"{name} is not a sentence-transformers folder with safetensors "
@@ -161,7 +161,7 @@ def _load_model(name: str, device: torch.device) -> SentenceTransformer:
     try:
         huggingface_hub.model_info(name, timeout=10)  # loading would retry for minutes
         return SentenceTransformer(name, **settings)
-    except Exception as error:  # of the hub's client, its HTTP library or the loader
+    except Exception as error:  # of these, or the hub's HTTP library
         raise EncoderError(
             f"the encoder {name!r} is neither a folder nor in the local cache, and did "
             f"not come from the Hugging Face hub ({_reason(error)}): check the name, "
@@ -251,7 +251,7 @@ def encode_chunks(
             digest = hashlib.sha256(json.dumps(part).encode()).hexdigest()
             paths.append(Path(shards) / f"{digest[:16]}.npy")
             tokens.append(encoder.count_tokens(part))
-            if _is_shard(paths[-1], (len(part), encoder.info["dim"])):
+            if _is_finished(paths[-1]):
                 bar.total -= len(part)
                 continue
             vectors = encoder.encode(part, bar.update).astype(np.float16)
@@ -262,19 +262,19 @@ def encode_chunks(
     return Encoded(paths, shard_size, rows, lengths, truncated)
 
 
-def _is_shard(path: Path, shape: tuple[int, int]) -> bool:
+def _is_finished(shard: Path) -> bool:
     try:
-        found = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError):
+        np.load(shard, mmap_mode="r")
+    except (OSError, ValueError, EOFError):  # not there, or damaged since
         return False
-    return found.shape == shape and found.dtype == np.float16
+    return True
 
 
 class _Bar(tqdm):
     """A bar on a terminal, one line that is rewritten in a notebook, else silent."""
 
     def __init__(self, total: int) -> None:
-        self.line = _notebook_line()
+        self.line = notebook_line()
         how = {"file": io.StringIO(), "disable": False} if self.line else {}
         how = {"disable": None, "mininterval": 1, "desc": "encoding"} | how
         super().__init__(total=total, unit=" chunks", **how)

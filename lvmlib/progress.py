@@ -24,7 +24,7 @@ class Progress:
         self.total, self.text = total, "epoch 1"
         self.started = self.written = time.monotonic()
         self.bar = tqdm(total=total, disable=None, unit="step", desc=self.text)
-        self.line = _notebook_line()
+        self.line = notebook_line()
 
     def update(self, step: int) -> None:
         """Move to `step`; cheap enough for every update."""
@@ -59,7 +59,7 @@ class Progress:
         self.written = time.monotonic()
 
 
-def _notebook_line():
+def notebook_line():
     """Return an updatable display line when running in a Jupyter kernel, else None."""
     try:
         from IPython import get_ipython
@@ -68,4 +68,4 @@ def _notebook_line():
         return None
     if "IPKernelApp" not in getattr(get_ipython(), "config", {}):
         return None
-    return display({"text/plain": "epoch 1 …"}, raw=True, display_id=True)
+    return display({"text/plain": "starting …"}, raw=True, display_id=True)
