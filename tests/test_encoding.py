@@ -340,7 +340,7 @@ def test_progress_is_a_line_in_a_notebook_and_silent_in_a_log(
         def update(self, bundle, raw):
             shown.append(bundle["text/plain"])
 
-    monkeypatch.setattr(encoding, "_notebook_line", Line)
+    monkeypatch.setattr(encoding, "notebook_line", Line)
     encode_chunks(sentences(28), encoder, tmp_path / "a", shard_size=8)
     assert capfd.readouterr() == ("", "")
     # Two shards of eight were there already, and a bar is about what is left.
