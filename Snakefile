@@ -4,6 +4,7 @@
 #
 # A run is redone when its recipe or dataset changes, never because of code or clocks:
 # the recipe's hash is part of an output's name, and no run has an input file.
+import re
 import shlex
 
 from lvmlib.study import read_study
@@ -63,7 +64,7 @@ rule page:
     output:
         f"{REPORT}/{{page}}.html",
     wildcard_constraints:
-        page="(?!index$).*",
+        page="|".join(re.escape(run.page.removesuffix(".html")) for run in study.runs),
     params:
         notebook=lambda wildcards: PAGES[f"{REPORT}/{wildcards.page}.html"].folder / "notebook.ipynb",
     shell:
