@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from IPython.display import display
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from lvmlib.comparison import BASELINES, window_scores
 from lvmlib.runs import Run
@@ -40,6 +42,11 @@ def show(figure: Figure, alt: str) -> None:
     plt.close(figure)
 
 
+def whole_epochs(axes: Axes) -> None:
+    """Put ticks on whole epochs only, also when there is just one."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
 def learning_curves(run: Run) -> Figure:
     """Draw cosine and loss by epoch; the best epoch and the floor are marked."""
     history, info = run.history, run.info
@@ -64,7 +71,7 @@ def learning_curves(run: Run) -> Figure:
     bottom.axvline(info["best_epoch"], color=MUTED, lw=1)
     bottom.set(title="Loss of the raw output", xlabel="epoch (line: best epoch)")
     bottom.set(ylabel="squared error\nper dimension", yscale="log")
-    bottom.xaxis.get_major_locator().set_params(integer=True)
+    whole_epochs(bottom)
     return figure
 
 

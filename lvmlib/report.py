@@ -29,7 +29,7 @@ STATUS = {
     "collapsed": "The training cosine fell from its own best back to the level of a "
     "constant mean vector: a failure of optimisation, not overfitting.",
     "unlearned": "The training cosine never left the level of a constant mean vector: "
-    "too few updates, so the score says nothing about the architecture yet.",
+    "the score says nothing about the architecture yet.",
     "diverged": "The loss was not finite; the best weights before that are scored.",
 }
 

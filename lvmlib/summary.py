@@ -18,6 +18,7 @@ from lvmlib.comparison import (
     over_baseline,
     window_scores,
 )
+from lvmlib.plots import whole_epochs
 from lvmlib.report import STATUS, signed
 from lvmlib.runs import load_run
 from lvmlib.statistics import format_interval, rank_ranges
@@ -215,7 +216,7 @@ def learning(runs: pd.DataFrame) -> tuple[Figure, str]:
         style = {"color": f"C{n}", "marker": "o", "markersize": 4}
         label = f"{row.size:,} vectors"
         axes.plot(history["epoch"], history["validation_cosine"], **style, label=label)
-        axes.plot(history["epoch"], history["train_cosine"], ls=":", color=f"C{n}")
+        axes.plot(history["epoch"], history["train_cosine"], ":.", color=f"C{n}")
         said.append(
             f"{row.size:,} vectors: best epoch {row.best_epoch} of {row.epochs}, "
             f"validation {row.validation_cosine:.3f}, training {row.train_cosine:.3f}, "
@@ -223,7 +224,7 @@ def learning(runs: pd.DataFrame) -> tuple[Figure, str]:
         )
     axes.set(title="Cosine by epoch (solid: validation, dotted: training)")
     axes.set(xlabel="epoch", ylabel="mean cosine")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    whole_epochs(axes)
     axes.legend()
     return figure, "; ".join(said) + "."
 
