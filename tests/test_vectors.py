@@ -278,7 +278,7 @@ def test_titles_are_text_whatever_they_say(write_dataset, dataset_folder, tmp_pa
 def test_the_bundled_sample_opens_and_its_hash_is_verified(tmp_path):
     dataset = open_dataset()
     assert (dataset.n, dataset.dim) == (12060, 768)
-    assert len(dataset.documents) == 96
+    assert len(dataset.documents) == 95
     assert pool_size(dataset) >= 6000  # the quick study's larger size
     stated = json.loads((SAMPLE / "dataset.json").read_text())
     content = (SAMPLE / "vectors.npy").read_bytes()
