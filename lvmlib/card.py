@@ -15,6 +15,7 @@ import pandas as pd
 from lvmlib import evaluation
 from lvmlib.vectors import (
     Dataset,
+    DatasetError,
     cut_windows,
     document_rows,
     exam_documents,
@@ -30,12 +31,21 @@ CONTEXT = 5
 
 
 def read_chunks(dataset: Dataset) -> list[str] | None:
-    """Return the text of every row, or None where the dataset keeps no text."""
+    """Return the text of every row, or None where the dataset keeps no text.
+
+    Raises DatasetError when the file's rows are not those of the dataset.
+    """
     path = dataset.folder / "chunks.jsonl.gz"
     if not path.exists():
         return None
     with gzip.open(path, "rt", encoding="utf-8") as file:
-        return [json.loads(line)["text"] for line in file]
+        lines = [json.loads(line) for line in file]
+    if [line["row"] for line in lines] != list(range(dataset.n)):
+        raise DatasetError(
+            f"{path} has {len(lines)} lines that are not rows 0 to {dataset.n - 1} in "
+            "order: it belongs to another dataset; delete it or copy the right one."
+        )
+    return [line["text"] for line in lines]
 
 
 def origin(dataset: Dataset) -> pd.DataFrame:

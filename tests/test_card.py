@@ -1,3 +1,5 @@
+import gzip
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -6,7 +8,7 @@ import numpy as np
 import pytest
 
 from lvmlib import card
-from lvmlib.vectors import make_split, open_dataset
+from lvmlib.vectors import DatasetError, make_split, open_dataset
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +28,14 @@ def test_counts_add_up_to_the_dataset(sample):
 def test_characters_are_those_of_the_chunks(sample):
     table = card.counts(sample, ["abc"] * sample.n)
     assert (table["characters"] == 3 * table["vectors"]).all()
+
+
+def test_chunks_of_another_dataset_are_refused(dataset_folder, tmp_path):
+    folder = shutil.copytree(dataset_folder, tmp_path / "d")
+    with gzip.open(folder / "chunks.jsonl.gz", "wt") as file:
+        file.write('{"row": 0, "text": "only one"}\n')
+    with pytest.raises(DatasetError, match="another dataset"):
+        card.read_chunks(open_dataset(folder))
 
 
 def test_cosine_by_lag_finds_a_known_structure(dataset_folder):
