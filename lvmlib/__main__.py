@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from lvmlib.files import read_json
 from lvmlib.study import PlannedRun, Study, missing_runs, read_study
 
 
@@ -68,11 +68,8 @@ def main() -> int:
 def forget_other_datasets(study: Study) -> None:
     """Delete the study's runs on another dataset: their numbers answer nothing now."""
     for run in study.runs:
-        try:
-            info = json.loads((run.folder / "run.json").read_text())
-        except (OSError, ValueError):
-            continue
-        if info["dataset"]["sha256"] != study.dataset_sha256:
+        info = read_json(run.folder / "run.json")
+        if info and info["dataset"]["sha256"] != study.dataset_sha256:
             print(f"{run.label}: the dataset has changed, training again.")
             shutil.rmtree(run.folder)
 
@@ -115,11 +112,8 @@ def watch(study: Study, process: subprocess.Popen) -> None:
 
 def share_done(run: PlannedRun) -> float:
     """Return the share of a running run's updates that are done, 0 if not started."""
-    try:
-        progress = json.loads((run.folder / "progress.json").read_text())
-    except (OSError, ValueError):
-        return 0.0
-    return progress["step"] / progress["total"]
+    progress = read_json(run.folder / "progress.json")
+    return progress["step"] / progress["total"] if progress else 0.0
 
 
 def _clock(seconds: float) -> str:

@@ -77,6 +77,14 @@ def write_json(path: str | Path, content: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
+def read_json(path: str | Path) -> dict[str, Any] | None:
+    """Return the content of a JSON file, or None if it is missing or damaged."""
+    try:
+        return json.loads(Path(path).read_text())
+    except (OSError, ValueError):
+        return None
+
+
 def sha256(path: str | Path) -> str:
     """Return the SHA-256 of a file in hexadecimal."""
     with Path(path).open("rb") as file:

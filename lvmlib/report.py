@@ -139,31 +139,33 @@ def _score_row(
     return row
 
 
+def _contenders(run: Run) -> dict[str, dict[str, float]]:
+    """Return the test metrics of the network and of every baseline."""
+    baselines = {v: run.info["baselines"][k] for k, v in BASELINES.items()}
+    return {"<strong>network</strong>": run.info["test"]} | baselines
+
+
 def retrieval_table(run: Run) -> None:
     """Show how often the true next vector is among the nearest candidates."""
-    contenders = {"<strong>network</strong>": run.info["test"]}
-    contenders |= {v: run.info["baselines"][k] for k, v in BASELINES.items()}
     for ranking, label in RANKINGS.items():
         rows = [
             {"prediction by": name}
             | {f"R@{k}": f"{metrics[f'r{k}_{ranking}']:.3f}" for k in (1, 5, 10)}
             | {"MRR": f"{metrics[f'mrr_{ranking}']:.3f}"}
-            for name, metrics in contenders.items()
+            for name, metrics in _contenders(run).items()
         ]
         table(pd.DataFrame(rows), f"The true next vector among {label}")
 
 
 def other_table(run: Run) -> None:
     """Show contrastive accuracy and squared error beside the baselines."""
-    contenders = {"<strong>network</strong>": run.info["test"]}
-    contenders |= {v: run.info["baselines"][k] for k, v in BASELINES.items()}
     rows = [
         {
             "prediction by": name,
             "contrastive accuracy": f"{metrics['contrastive']:.3f}",
             "squared error per dimension": f"{metrics['mse']:.3g}",
         }
-        for name, metrics in contenders.items()
+        for name, metrics in _contenders(run).items()
     ]
     table(pd.DataFrame(rows), "Telling documents apart, and the training loss")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pandas as pd
 import torch
 import yaml
 
-from lvmlib.files import write_json
+from lvmlib.files import read_json, write_json
 from lvmlib.models import build_model, count_parameters
 from lvmlib.parameters import (
     ParameterError,
@@ -62,7 +63,7 @@ class PlannedRun:
         """Whether run.json is there and answers the recipe asked for."""
         return _answers(self.folder, self.recipe_hash)
 
-    @property
+    @cached_property  # asked every second while a study is watched
     def cost(self) -> float:
         """Relative cost: trained windows times parameters, in which time is linear."""
         recipe = self.settings.recipe
@@ -295,9 +296,8 @@ def missing_runs(path: str | Path) -> list[dict[str, Any]]:
 
 def failure(folder: str | Path) -> str:
     """Say why a run is missing: the error in its notebook, if there is one."""
-    try:
-        notebook = json.loads((Path(folder) / "notebook.ipynb").read_text())
-    except (OSError, ValueError):
+    notebook = read_json(Path(folder) / "notebook.ipynb")
+    if notebook is None:
         return "it was not started"
     for cell in notebook["cells"]:
         for output in cell.get("outputs", []):
@@ -316,8 +316,5 @@ def read_plan(path: str | Path) -> dict[Path, dict[str, str]]:
 
 def _answers(folder: Path, recipe_hash: str) -> bool:
     """Say whether a folder holds the finished run that this recipe asks for."""
-    try:
-        info = json.loads((folder / "run.json").read_text())
-    except (OSError, ValueError):
-        return False
-    return info["recipe_hash"] == recipe_hash
+    info = read_json(folder / "run.json")
+    return info is not None and info["recipe_hash"] == recipe_hash
