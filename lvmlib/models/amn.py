@@ -49,11 +49,15 @@ class AMN(nn.Module):
 
     def attention(self, context: torch.Tensor) -> torch.Tensor:
         """Return the weight of each context position, (B, T); rows sum to one."""
-        keys = self.context_encoder(context)  # (B, T, H)
         query = self.query_encoder(context.mean(1))  # (B, H)
+        keys = self.context_encoder
+        # query · (W x + b) as (Wᵀ query) · x + query · b: one product with W a window
+        # instead of one a position.
+        folded = (query @ keys.weight).to(context)  # (B, D)
+        offset = (query * keys.bias).sum(-1, keepdim=True)  # (B, 1)
         # A product and a sum: as a matmul of one row this is slow in bfloat16.
-        scores = (keys * query[:, None]).sum(-1)  # (B, T)
-        return torch.softmax(scores / keys.shape[-1] ** 0.5, dim=-1)
+        scores = (context * folded[:, None]).sum(-1) + offset  # (B, T)
+        return torch.softmax(scores / query.shape[-1] ** 0.5, dim=-1)
 
     def forward(self, context: torch.Tensor) -> torch.Tensor:
         """Map context (B, T, D) to raw predictions (B, D)."""

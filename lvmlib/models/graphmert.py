@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from lvmlib.layers import Dropout
 from lvmlib.models import evaluation_mode, unknown_name
 
 DECAY = 0.6
@@ -56,13 +57,13 @@ class EncoderLayer(nn.Module):
         self.feed_forward = nn.Sequential(
             nn.Linear(dim, feedforward),
             nn.GELU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(feedforward, dim),
-            nn.Dropout(dropout),
+            Dropout(dropout),
         )
         self.norm1 = nn.LayerNorm(dim)
         self.norm2 = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Map (B, T, D) to (B, T, D)."""
@@ -114,7 +115,7 @@ class GraphMERT(nn.Module):
             EncoderLayer(dim, heads, feedforward, dropout) for _ in range(layers)
         )
         self.output_head = nn.Sequential(
-            nn.Linear(dim, dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(dim, dim)
+            nn.Linear(dim, dim), nn.GELU(), Dropout(dropout), nn.Linear(dim, dim)
         )
         for module in self.modules():
             if isinstance(module, nn.Linear):

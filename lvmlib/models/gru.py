@@ -5,18 +5,23 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from lvmlib.layers import GRULayer, trains_on_cpu
+
 
 class GRUBlock(nn.Module):
     """``x ← LayerNorm(x + GRU(x))``."""
 
     def __init__(self, hidden: int):
         super().__init__()
-        self.gru = nn.GRU(hidden, hidden, batch_first=True)
+        self.gru = nn.GRU(hidden, hidden)
         self.norm = nn.LayerNorm(hidden)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map (B, T, H) to (B, T, H)."""
-        states, _ = self.gru(x)
+        """Map (T, B, H) to (T, B, H)."""
+        if trains_on_cpu(x):
+            states = GRULayer.apply(x, *self.gru.parameters())
+        else:
+            states, _ = self.gru(x)
         return self.norm(x + states)
 
 
@@ -52,10 +57,10 @@ class GRU(nn.Module):
 
     def forward(self, context: torch.Tensor) -> torch.Tensor:
         """Map context (B, T, D) to raw predictions (B, D)."""
-        x = self.input_proj(context)  # (B, T, H)
+        x = self.input_proj(context.transpose(0, 1))  # (T, B, H)
         for block in self.blocks:
             x = block(x)
-        return self.output_proj(x[:, -1])  # (B, D)
+        return self.output_proj(x[-1])  # (B, D)
 
 
 Model = GRU

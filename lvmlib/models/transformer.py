@@ -7,6 +7,7 @@ import math
 import torch
 from torch import nn
 
+from lvmlib.layers import Dropout
 from lvmlib.models import evaluation_mode
 
 POSITIONS = 100
@@ -79,6 +80,8 @@ class Transformer(nn.Module):
         layer = nn.TransformerDecoderLayer(
             hidden, heads, feedforward, dropout, batch_first=True
         )
+        for name in ("dropout", "dropout1", "dropout2", "dropout3"):
+            setattr(layer, name, Dropout(dropout))
         self.transformer_decoder = nn.TransformerDecoder(layer, layers)
         self.head = nn.Sequential(
             nn.Linear(hidden, hidden),
@@ -94,17 +97,12 @@ class Transformer(nn.Module):
 
     def forward(self, context: torch.Tensor) -> torch.Tensor:
         """Map context (B, T, D) to raw predictions (B, D)."""
-        x = self.pos_encoder(self.input_proj(context))  # (B, T, H)
+        x = memory = self.pos_encoder(self.input_proj(context))  # (B, T, H)
         causal = causal_mask(x)
-        x = self.transformer_decoder(
-            tgt=x,
-            memory=x,
-            tgt_mask=causal,
-            memory_mask=causal,
-            tgt_is_causal=True,
-            memory_is_causal=True,
-        )
-        return self.head(x[:, -1])  # (B, D)
+        *layers, last = self.transformer_decoder.layers
+        for layer in layers:
+            x = layer(x, memory, tgt_mask=causal, memory_mask=causal)
+        return self.head(decode_last(last, x, memory))  # (B, D)
 
     @torch.inference_mode()
     def attention_maps(self, context: torch.Tensor) -> torch.Tensor:
@@ -128,6 +126,23 @@ class Transformer(nn.Module):
                 maps.append(torch.stack([looking_back, reading], dim=1))
                 x = layer(x, memory, tgt_mask=causal, memory_mask=causal)
         return torch.stack(maps, dim=1)
+
+
+def decode_last(
+    layer: nn.TransformerDecoderLayer, x: torch.Tensor, memory: torch.Tensor
+) -> torch.Tensor:
+    """Return a decoder layer's output at the last position only, (B, H).
+
+    Nothing else of the last layer is read, and the causal masks hide nothing from
+    the last position.
+    """
+    last = x[:, -1:]  # (B, 1, H)
+    found, _ = layer.self_attn(last, x, x, need_weights=False)
+    last = layer.norm1(last + layer.dropout1(found))
+    found, _ = layer.multihead_attn(last, memory, memory, need_weights=False)
+    last = layer.norm2(last + layer.dropout2(found))
+    wide = layer.dropout(layer.activation(layer.linear1(last)))  # (B, 1, F)
+    return layer.norm3(last + layer.dropout3(layer.linear2(wide)))[:, 0]
 
 
 def causal_mask(x: torch.Tensor) -> torch.Tensor:

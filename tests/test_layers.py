@@ -1,0 +1,127 @@
+"""The fast layers against torch's plain ones, in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lvmlib.layers import Dropout, GRULayer, LSTMLayer, keep_mask
+from lvmlib.models import build_model
+from lvmlib.models.transformer import causal_mask
+
+EXACT = {"rtol": 0, "atol": 1e-10}
+
+
+def gradients(output, inputs):
+    """Backpropagate the same random numbers through an output."""
+    generator = torch.Generator().manual_seed(1)
+    seed = torch.randn(output.shape, generator=generator, dtype=output.dtype)
+    return torch.autograd.grad((output * seed).sum(), inputs)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize(
+    ("plain", "fast"), [(nn.LSTM, LSTMLayer), (nn.GRU, GRULayer)], ids=["lstm", "gru"]
+)
+def test_recurrent_layers_equal_torch(plain, fast, steps):
+    torch.manual_seed(0)
+    layer = plain(12, 8).double()
+    weights = list(layer.parameters())
+    x = torch.randn(steps, 7, 12, dtype=torch.float64, requires_grad=True)
+    expected, _ = layer(x)
+    found = fast.apply(x, *weights)
+    torch.testing.assert_close(found, expected, **EXACT)
+    for ours, theirs in zip(
+        gradients(found, [x, *weights]), gradients(expected, [x, *weights]), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, **EXACT)
+
+
+def plain_amn(model, context):
+    """Score with a key a position, as the description has it."""
+    keys = model.context_encoder(context)  # (B, T, H)
+    average = context.mean(1)
+    scores = keys @ model.query_encoder(average)[..., None]  # (B, T, 1)
+    weights = torch.softmax(scores / keys.shape[-1] ** 0.5, dim=1)
+    mixture = (weights * context).sum(1)
+    return average + model.residual_net(torch.cat([average, mixture], dim=-1))
+
+
+def plain_lstm(model, context):
+    return model.output_proj(model.lstm(context)[0][:, -1])
+
+
+def plain_gru(model, context):
+    x = model.input_proj(context)
+    for block in model.blocks:
+        states, _ = block.gru(x.transpose(0, 1))
+        x = block.norm(x + states.transpose(0, 1))
+    return model.output_proj(x[:, -1])
+
+
+def plain_transformer(model, context):
+    """Compute every position in every layer."""
+    x = model.pos_encoder(model.input_proj(context))
+    mask = causal_mask(x)
+    decoded = model.transformer_decoder(x, x, tgt_mask=mask, memory_mask=mask)
+    return model.head(decoded[:, -1])
+
+
+@pytest.mark.parametrize("plain", [plain_amn, plain_lstm, plain_gru, plain_transformer])
+def test_models_equal_their_plain_form(plain):
+    torch.manual_seed(0)
+    model = build_model(plain.__name__.removeprefix("plain_"), dim=24).double()
+    for module in model.modules():  # no dropout, but training's code path
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(module, nn.MultiheadAttention | nn.LSTM):
+            module.dropout = 0.0
+    model.train()
+    context = torch.randn(6, 5, 24, dtype=torch.float64, requires_grad=True)
+    found, expected = model(context), plain(model, context)
+    torch.testing.assert_close(found, expected, **EXACT)
+    inputs = [context, *model.parameters()]
+    for ours, theirs in zip(
+        gradients(found, inputs), gradients(expected, inputs), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, **EXACT)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("p", [0.1, 0.2, 0.9])
+def test_mask_drops_a_share_p(p, dtype):
+    torch.manual_seed(0)
+    mask = keep_mask(torch.empty(1001, 999, dtype=dtype), p)
+    assert mask.dtype == dtype
+    assert mask.shape == (1001, 999)
+    assert set(mask.unique().tolist()) == {0.0, 1.0}
+    dropped = 1 - mask.double().mean().item()
+    error = (p * (1 - p) / mask.numel()) ** 0.5
+    assert abs(dropped - p) < 5 * error + 2**-17
+    # Neighbours come from the same 64 random bits and must not know of each other.
+    flat = mask.double().flatten()
+    for lag in (1, 2, 3, 4):
+        together = np.corrcoef(flat[:-lag], flat[lag:])[0, 1]
+        assert abs(together) < 5e-3
+
+
+def test_dropout_keeps_the_mean_and_repeats_with_the_seed():
+    layer = Dropout(0.1)
+    x = torch.ones(1000, 1000, requires_grad=True)
+    torch.manual_seed(0)
+    first = layer(x)
+    torch.manual_seed(0)
+    assert torch.equal(first, layer(x))
+    assert not torch.equal(first, layer(x))
+    assert first.mean().item() == pytest.approx(1, abs=2e-3)
+    first.sum().backward()
+    assert torch.equal(x.grad, first.detach())  # what is dropped gets no gradient
+    assert torch.equal(layer.eval()(x), x)
+
+
+@pytest.mark.parametrize("p", [0.0, 1e-9, 1 - 1e-9, 1.0])
+def test_dropout_at_the_ends(p):
+    found = Dropout(p)(torch.ones(4, 5))
+    assert torch.equal(found, torch.full((4, 5), float(p < 0.5)))
