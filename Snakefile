@@ -21,6 +21,13 @@ def evidence(run):
     return [str(file) for file in files if file.exists()][:1]
 
 
+# A few seconds each: not worth a job of a cluster.
+localrules:
+    page,
+    summary,
+    results,
+
+
 rule report:
     input:
         f"{REPORT}/index.html",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +32,8 @@ from lvmlib.vectors import open_dataset
 
 KEYS = ("title", "dataset", "protocol", "sizes", "seeds", "arms", "threads", "recipe")
 KEYS += ("architectures",)
+GRID = ("sizes", "arms")  # what an entry may have of its own beside parameters
+ONE_ARM = {"epochs": None}
 
 
 @dataclass(frozen=True)
@@ -130,16 +133,11 @@ def read_study(name: str, dataset: str = "") -> Study:
     opened = open_dataset(folder, verify=False)
     shared = {"dataset": folder, "protocol": content.get("protocol", "controlled")}
     shared |= content.get("recipe") or {}
-    cells = itertools.product(
-        content["architectures"].items(),
-        content["sizes"],
-        (content.get("arms") or {"epochs": {}}).items(),
-        content["seeds"],
-    )
     try:
         runs = [
-            _plan(path.stem, opened.sha256, entry, shared | (own or {}), *cell)
-            for (entry, own), *cell in cells
+            _plan(path.stem, opened.sha256, entry, shared | parameters, *cell)
+            for entry, own in content["architectures"].items()
+            for parameters, *cell in _grid(content, own or {})
         ]
     except ValueError as error:
         raise ParameterError(f"{path}: {error}") from error
@@ -158,13 +156,39 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     for key in ("architectures", "sizes", "seeds"):
         if not content.get(key):
             raise ParameterError(f"{path} has no {key}: name at least one.")
-    shapes = {"sizes": list, "seeds": list}
-    shapes |= {"architectures": dict, "arms": dict, "recipe": dict}
+    shapes = {"seeds": list, "architectures": dict, "arms": dict, "recipe": dict}
     for key, shape in shapes.items():
         if content.get(key) and not isinstance(content[key], shape):
             what = "a list" if shape is list else "names with values"
             raise ParameterError(f"{path}: {key} is {content[key]!r}, expected {what}.")
     return content
+
+
+def _grid(
+    content: dict[str, Any], own: dict[str, Any]
+) -> Iterator[tuple[dict[str, Any], int, str, int]]:
+    """Yield parameters, size, arm and seed of each of an entry's runs.
+
+    An arm's own `sizes` come before the entry's, and those before the study's;
+    so do its parameters.
+    """
+    for arm, of_arm in (own.get("arms") or content.get("arms") or ONE_ARM).items():
+        parameters = own | (of_arm or {})
+        sizes = parameters.get("sizes") or content["sizes"]
+        if isinstance(sizes, list):
+            sizes = dict.fromkeys(sizes, content["seeds"])
+        if not isinstance(sizes, dict):
+            raise ValueError(
+                f"sizes is {sizes!r}, expected a list, or each size with its seeds."
+            )
+        parameters = {k: v for k, v in parameters.items() if k not in GRID}
+        for size, seeds in sizes.items():
+            if not isinstance(seeds, list):
+                raise ValueError(
+                    f"seeds at size {size} are {seeds!r}, expected a list such as [0]."
+                )
+            for seed in seeds:
+                yield parameters, size, arm, seed
 
 
 def _plan(
@@ -173,14 +197,13 @@ def _plan(
     entry: str,
     parameters: dict[str, Any],
     size: int,
-    arm: tuple[str, dict[str, Any] | None],
+    arm: str,
     seed: int,
 ) -> PlannedRun:
-    arm_name, arm_overrides = arm
-    folder = runs_root() / study / entry / str(size) / arm_name / f"seed{seed}"
-    parameters = parameters | (arm_overrides or {})
-    architecture = parameters.pop("architecture", entry)
-    parameters |= {"size": size, "seed": seed, "arm": arm_name, "run_dir": str(folder)}
+    folder = runs_root() / study / entry / str(size) / arm / f"seed{seed}"
+    parameters = {"architecture": entry} | parameters
+    architecture = parameters.pop("architecture")
+    parameters |= {"size": size, "seed": seed, "arm": arm, "run_dir": str(folder)}
     settings = make_settings(architecture, parameters)
     return PlannedRun(entry, settings, settings.recipe_hash(sha256))
 
@@ -274,7 +297,7 @@ def example_study() -> Path:
     example = runs_root() / "example"
     tiny = {"epochs": 1}
     for entry, size in itertools.product(("amn", "lstm"), (500, 1000)):
-        planned = _plan("example", "", entry, tiny, size, ("epochs", None), seed=0)
+        planned = _plan("example", "", entry, tiny, size, "epochs", seed=0)
         execute(planned.settings)
     return example
 

@@ -266,6 +266,9 @@ class Protocol:
 PROTOCOLS = {
     "controlled": Protocol(True, True, True),
     "as_reported": Protocol(False, False, False),
+    # One fault of `as_reported` each, to see what it does alone.
+    "leaky": Protocol(True, True, False),
+    "mixed": Protocol(False, True, True),
 }
 
 

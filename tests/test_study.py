@@ -97,6 +97,31 @@ def test_entries_override_the_recipe_and_arms_override_entries(plan):
     assert (smooth.architecture, smooth.options) == ("graphmert", {"mask": "smooth"})
 
 
+def test_sizes_name_their_seeds_and_the_nearest_ones_count(plan):
+    own = {"sizes": {100: [0, 1]}, "arms": {"epochs": {"min_steps": 7}}}
+    study = plan(
+        GRID
+        | {
+            "seeds": [5],
+            "sizes": {100: [0], 150: [0, 1, 2]},
+            "arms": {"epochs": None, "steps": {"min_steps": 9, "sizes": [150]}},
+            "architectures": {"amn": None, "lstm": own},
+        }
+    )
+    cells = [
+        (r.entry, r.settings.size, r.settings.recipe.arm, r.settings.seed)
+        for r in study.runs
+    ]
+    assert cells == [
+        ("amn", 100, "epochs", 0),
+        *[("amn", 150, "epochs", seed) for seed in (0, 1, 2)],
+        ("amn", 150, "steps", 5),
+        ("lstm", 100, "epochs", 0),
+        ("lstm", 100, "epochs", 1),
+    ]
+    assert [r.settings.recipe.min_steps for r in study.runs] == [0] * 4 + [9, 7, 7]
+
+
 def test_defaults_of_a_small_study(tmp_path, monkeypatch, runs_root):
     (tmp_path / "parameters").mkdir()
     content = "sizes: [300]\nseeds: [0]\narchitectures:\n  gru:\n"
@@ -136,6 +161,7 @@ def test_the_recipe_hash_is_stable(plan, monkeypatch, tmp_path, write_dataset):
         ({"recipe": {"learning_rate": "1e-4"}}, "'1e-4' (str), expected float"),
         ({"sizes": ["100k"]}, "'size' is '100k' (str), expected int"),
         ({"sizes": 100}, "sizes is 100, expected a list"),
+        ({"sizes": {100: 0}}, "seeds at size 100 are 0, expected a list"),
         ({"sizes": []}, "has no sizes: name at least one"),
         ({"seeds": None}, "has no seeds: name at least one"),
         ({"architectures": ["amn"]}, "architectures is ['amn'], expected names with"),
@@ -207,10 +233,8 @@ def repeated_by_papermill(settings: Settings) -> Settings:
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
 def test_papermill_repeats_each_run_of_the_committed_studies(path, runs_root):
     study = read_study(str(path), str(SAMPLE))
-    content = yaml.safe_load(path.read_text())
-    cells = (content["architectures"], content["sizes"], content["seeds"])
-    assert len(study.runs) == len(content.get("arms") or "1") * np.prod(
-        [len(cell) for cell in cells]
+    assert {run.entry for run in study.runs} == set(
+        yaml.safe_load(path.read_text())["architectures"]
     )
     for run in study.runs:
         repeated = repeated_by_papermill(run.settings)
