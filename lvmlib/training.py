@@ -4,13 +4,17 @@ What shares randomness: seed k decides the training subset (`vectors.make_split`
 initialisation and the dropout masks (torch's global generator, seeded with k before
 the model is built) and the order of the windows (a generator of its own per epoch, so
 that all architectures see the same batches).
+
+On several devices (`make_fabric`) each takes its share of every batch, and the weights
+follow the path of one device; only the dropout masks are others.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +24,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
@@ -33,6 +38,7 @@ from lvmlib.weights import save_weights
 
 GRADIENT_NORM_LIMIT = 1.0
 LEVEL_TOLERANCE = 0.02  # how near the constant-mean level counts as being at it
+STEPS_TO_AGREE = 64  # how often several devices ask the first one's clock
 ARMS = ("epochs", "steps")
 SCHEDULES = ("cosine", "constant", "plateau")
 PRECISIONS = ("auto", "32-true", "bf16-mixed")
@@ -52,7 +58,8 @@ class Recipe:
         "epochs": that many passes, but at least `min_steps` updates. "steps": exactly
         `min_steps` updates whatever the size, so that sizes compare at equal compute.
     epochs, min_steps, batch_size : int
-        Passes over the training windows; optimiser updates; windows in an update.
+        Passes over the training windows; optimiser updates; windows in an update, on
+        all devices together.
     learning_rate, weight_decay : float
         Of AdamW; the rate is the peak one.
     schedule : str
@@ -137,15 +144,57 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     return "bf16-mixed" if native else "32-true"
 
 
+def make_fabric(recipe: Recipe, devices: int = 1) -> Fabric:
+    """Return the Fabric that trains a recipe: its device, precision and processes.
+
+    For several devices, call its `launch()` in a script of its own before `train`:
+    Fabric starts the script once more for every further device. Under torchrun or
+    Slurm the processes are those that are there.
+    """
+    device = resolve_device(recipe.device)
+    return Fabric(
+        accelerator=device.type,
+        devices=devices,
+        # The threshold of graphmert's band mask never gets a gradient: without this
+        # option, DDP would wait for it at the second update.
+        strategy=DDPStrategy(find_unused_parameters=True) if devices > 1 else "auto",
+        precision=resolve_precision(recipe.precision, device),
+    )
+
+
+def make_gather(dataset: Dataset, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Return a function from row numbers to their float32 vectors, both on `device`.
+
+    On a CPU it reads the memory map. Other devices get a copy of all vectors as they
+    are stored, so that a batch is looked up and dequantised where it is used.
+    """
+    if device.type == "cpu":
+        return lambda rows: torch.from_numpy(dataset.gather(rows.numpy()))
+    return resident_gather(dataset, device)
+
+
+def resident_gather(
+    dataset: Dataset, device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    """Copy all vectors to `device`; see `make_gather`."""
+    vectors = torch.tensor(dataset.vectors, device=device)  # (N, D)
+    if dataset.scales is None:
+        return lambda rows: vectors[rows].float()
+    scales = torch.tensor(dataset.scales, device=device)  # (N,)
+    return lambda rows: vectors[rows].float().mul_(scales[rows][..., None])
+
+
 @dataclass
 class State:
     """What an interrupted run goes on from, beside weights and optimiser."""
 
     step: int = 0  # updates done
     batch: int = 0  # of them in the running epoch
-    seconds: float = 0.0  # spent in the running epoch's updates
-    # Over the running epoch: sums of loss, cosine, windows, gradient norm; its maximum.
-    sums: Tensor = field(default_factory=lambda: torch.zeros(5))
+    windows: int = 0  # in those
+    seconds: float = 0.0  # spent on them
+    # Over them, sums of loss, cosine and gradient norm, and the norm's maximum. Each
+    # of several devices has its own, and their mean is what holds.
+    totals: Tensor = field(default_factory=lambda: torch.zeros(4))
     best_cosine: float = -2.0
     history: list[dict[str, float]] = field(default_factory=list)  # finished epochs
 
@@ -159,6 +208,7 @@ def train(
     folder: str | Path,
     identity: str = "",
     checkpoint_seconds: float = 120.0,
+    fabric: Fabric | None = None,
 ) -> pd.DataFrame:
     """Train a model in place and leave it with its best weights by validation cosine.
 
@@ -167,6 +217,13 @@ def train(
     arguments, training goes on from it to the same numbers as an uninterrupted run.
     A checkpoint of another `identity` (a hash of recipe and dataset) is ignored. The
     last one is left, for what may still fail after training, to the caller.
+
+    Parameters
+    ----------
+    fabric : Fabric
+        For several devices: `make_fabric(recipe, devices)`, launched. Every process
+        calls `train` with the same arguments and gets the same weights and history;
+        the first one writes the files, in a folder that all of them can read.
 
     Returns
     -------
@@ -181,41 +238,43 @@ def train(
     TrainingError
         If training diverged before a first epoch was finished.
     """
-    checkpoint = Path(folder) / "checkpoint.pt"
-    device = resolve_device(recipe.device)
-    precision = resolve_precision(recipe.precision, device)
-    fabric = Fabric(accelerator=device.type, devices=1, precision=precision)
+    folder, fabric = Path(folder), fabric or make_fabric(recipe)
+    checkpoint, device = folder / "checkpoint.pt", fabric.device
+    gather = make_gather(dataset, device)
     wrapped, optimizer = fabric.setup(model, _make_optimizer(model, recipe, device))
     total = total_steps(recipe, len(split.train))
     scheduler = _make_scheduler(recipe, optimizer, total)
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     state = _resume(checkpoint, parts, identity, device) or State()
-    state.sums = state.sums.to(device)
+    state.totals = state.totals.to(device)
     saved = time.monotonic()
-    with closing(Progress(folder, total)) as progress:
+    shown = Progress(folder, total) if fabric.is_global_zero else None
+    with closing(shown) if shown else nullcontext():
         while not _is_over(state, recipe, total):
             order = np.random.default_rng([seed, 2, len(state.history)])
-            windows = split.train[order.permutation(len(split.train))]
-            starts = range(0, len(windows), recipe.batch_size)
+            windows = torch.from_numpy(split.train[order.permutation(len(split.train))])
+            batches = windows.to(device).split(recipe.batch_size)
             started = time.monotonic()
             model.train()
-            for start in starts[state.batch :][: total - state.step]:
-                batch = dataset.gather(windows[start : start + recipe.batch_size])
-                _update(fabric, wrapped, optimizer, torch.from_numpy(batch), state.sums)
+            for batch in batches[state.batch :][: total - state.step]:
+                _seed_dropout(fabric, seed, state.step)
+                rows = batch[fabric.global_rank :: fabric.world_size]
+                _update(fabric, wrapped, optimizer, gather(rows), len(batch), state)
                 if isinstance(scheduler, LambdaLR):
                     scheduler.step()
-                state.step, state.batch = state.step + 1, state.batch + 1
-                progress.update(state.step)
-                if time.monotonic() - saved >= checkpoint_seconds:
+                if shown:
+                    shown.update(state.step)
+                if _checkpoint_is_due(fabric, state, saved + checkpoint_seconds):
                     state.seconds += time.monotonic() - started
-                    _save_checkpoint(checkpoint, parts, identity, state)
+                    _save_checkpoint(fabric, checkpoint, parts, identity, state)
                     started = saved = time.monotonic()
+            totals = fabric.all_reduce(state.totals).tolist()  # waits for the device
             state.seconds += time.monotonic() - started
-            _finish_epoch(
-                model, dataset, split, optimizer, scheduler, state, Path(folder)
-            )
-            progress.describe(state.history[-1])
-    _load_best(model, state, Path(folder))
+            _finish_epoch(fabric, parts, dataset, split, state, totals, folder)
+            if shown:
+                shown.describe(state.history[-1])
+    fabric.barrier()  # the first process has written the best weights
+    _load_best(model, state, folder)
     return pd.DataFrame(state.history)
 
 
@@ -247,17 +306,28 @@ def _make_scheduler(
     return LambdaLR(optimizer, share_of_peak)
 
 
+def _seed_dropout(fabric: Fabric, seed: int, step: int) -> None:
+    """Give each of several devices its own masks; the step alone tells them."""
+    if fabric.world_size > 1:  # so that a checkpoint need not hold all their states
+        words = np.random.SeedSequence([seed, 3, step, fabric.global_rank])
+        torch.manual_seed(int(words.generate_state(1)[0]))
+
+
 def _update(
     fabric: Fabric,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    batch: Tensor,  # (B, context + 1, D)
-    sums: Tensor,
+    batch: Tensor,  # (B, context + 1, D), this device's share
+    size: int,  # windows on all devices
+    state: State,
 ) -> None:
-    batch = batch.to(sums.device, non_blocking=True)
     context, target = batch[:, :-1], batch[:, -1]  # (B, context, D), (B, D)
     raw = model(context).float()  # (B, D)
-    loss = F.mse_loss(raw, target)
+    # DDP takes the mean of the devices' gradients. Each device divides by an equal
+    # share of all windows, not by its own number (which may be 0), so that the mean is
+    # the gradient of one device with the whole batch.
+    share = size / fabric.world_size
+    loss = F.mse_loss(raw, target, reduction="sum") / (share * raw.shape[1])
     optimizer.zero_grad()
     fabric.backward(loss)
     norm = fabric.clip_gradients(
@@ -265,50 +335,68 @@ def _update(
     )
     optimizer.step()
     with torch.no_grad():  # kept on the device: reading a number would wait for it
-        size = len(batch)
-        cosine = F.cosine_similarity(raw, target).sum()
-        sums[:4] += torch.stack([loss * size, cosine, sums.new_tensor(size), norm])
-        sums[4] = torch.maximum(sums[4], norm)
+        cosine = F.cosine_similarity(raw, target).sum() * fabric.world_size
+        state.totals[:3] += torch.stack([loss * size, cosine, norm])
+        state.totals[3] = torch.maximum(state.totals[3], norm)
+    state.step, state.batch = state.step + 1, state.batch + 1
+    state.windows += size
 
 
 def _finish_epoch(
-    model: nn.Module,
+    fabric: Fabric,
+    parts: dict[str, Any],
     dataset: Dataset,
     split: Split,
-    optimizer: torch.optim.Optimizer,
-    scheduler: LambdaLR | ReduceLROnPlateau,
     state: State,
+    totals: list[float],
     folder: Path,
 ) -> None:
-    loss, cosine, windows, norm, norm_max = state.sums.tolist()
+    loss, cosine, norm, norm_max = totals
+    model, scheduler = parts["model"], parts["scheduler"]
     row = {
         "epoch": len(state.history) + 1,
         "step": state.step,
-        "learning_rate": optimizer.param_groups[0]["lr"],
-        "train_loss": loss / windows,
-        "train_cosine": cosine / windows,
+        "learning_rate": parts["optimizer"].param_groups[0]["lr"],
+        "train_loss": loss / state.windows,
+        "train_cosine": cosine / state.windows,
         "gradient_norm": norm / state.batch,
         "gradient_norm_max": norm_max,
         "seconds": state.seconds,
-        "windows": int(windows),
+        "windows": state.windows,
     }
-    raw = predict_windows(model, dataset, split.validation)
-    target = dataset.gather(split.validation[:, -1])
-    row["validation_loss"] = float(np.mean((raw - target) ** 2))
-    finite = np.isfinite(raw).all()
-    cosine = float(evaluation.cosine(raw, target).mean()) if finite else math.nan
-    row["validation_cosine"] = cosine
+    row |= _validate(fabric, model, dataset, split.validation)
+    row = fabric.broadcast(row)  # from here on, all processes must decide alike
     if isinstance(scheduler, ReduceLROnPlateau):
         # The reported schedule watched the loss of normalised predictions.
         scheduler.step(2 - 2 * row["validation_cosine"])
     state.history.append(row)
-    state.batch, state.seconds = 0, 0.0
-    state.sums.zero_()
-    if row["validation_cosine"] > state.best_cosine:
+    state.batch, state.windows, state.seconds = 0, 0, 0.0
+    state.totals.zero_()
+    better = row["validation_cosine"] > state.best_cosine
+    if better:
         state.best_cosine = row["validation_cosine"]
-        save_weights(model, folder / "model.safetensors")
-    with atomic_path(folder / "history.csv") as temporary:
-        pd.DataFrame(state.history).to_csv(temporary, index=False)
+    if fabric.is_global_zero:
+        if better:
+            save_weights(model, folder / "model.safetensors")
+        with atomic_path(folder / "history.csv") as temporary:
+            pd.DataFrame(state.history).to_csv(temporary, index=False)
+
+
+def _validate(
+    fabric: Fabric, model: nn.Module, dataset: Dataset, windows: np.ndarray
+) -> dict[str, float]:
+    """Return validation figures; each device computes its share of the windows."""
+    share = windows[fabric.global_rank :: fabric.world_size]
+    raw = predict_windows(model, dataset, share)
+    target = dataset.gather(share[:, -1])
+    finite = np.isfinite(raw).all()
+    cosine = evaluation.cosine(raw, target).sum() if finite else math.nan
+    sums = [((raw - target) ** 2).sum() / dataset.dim, cosine]
+    sums = torch.tensor(sums, dtype=torch.float64)
+    if fabric.world_size > 1:
+        sums = fabric.all_reduce(sums.to(fabric.device), reduce_op="sum")
+    loss, cosine = (sums / len(windows)).tolist()
+    return {"validation_loss": loss, "validation_cosine": cosine}
 
 
 def _is_over(state: State, recipe: Recipe, total: int) -> bool:
@@ -325,9 +413,19 @@ def _is_over(state: State, recipe: Recipe, total: int) -> bool:
     return bool(recipe.patience) and since_best >= recipe.patience
 
 
+def _checkpoint_is_due(fabric: Fabric, state: State, when: float) -> bool:
+    """Ask the clock; several devices now and then ask the first one's."""
+    if fabric.world_size > 1 and state.step % STEPS_TO_AGREE:
+        return False
+    return fabric.broadcast(time.monotonic() >= when)
+
+
 def _save_checkpoint(
-    path: Path, parts: dict[str, Any], identity: str, state: State
+    fabric: Fabric, path: Path, parts: dict[str, Any], identity: str, state: State
 ) -> None:
+    fabric.all_reduce(state.totals)  # in place: the mean of all devices' on each
+    if not fabric.is_global_zero:
+        return
     content = {name: part.state_dict() for name, part in parts.items()}
     content |= {"identity": identity, "state": vars(state)}
     content["random"] = torch.get_rng_state()
@@ -348,6 +446,7 @@ def _resume(
             return None
         for name, part in parts.items():
             part.load_state_dict(content[name])
+        state = State(**content["state"])
     except Exception as error:  # torch raises a dozen types for damaged files
         raise TrainingError(
             f"{path} cannot be read ({type(error).__name__}): delete it to start this "
@@ -356,7 +455,7 @@ def _resume(
     torch.set_rng_state(content["random"])
     if device.type == "cuda" and "random_cuda" in content:
         torch.cuda.set_rng_state(content["random_cuda"])
-    return State(**content["state"])
+    return state
 
 
 def _load_best(model: nn.Module, state: State, folder: Path) -> None:
@@ -373,15 +472,16 @@ def predict_windows(
     model: nn.Module, dataset: Dataset, windows: np.ndarray, block: int = 512
 ) -> np.ndarray:
     """Return the raw outputs (W, D) for windows (W, context + 1), in float32."""
-    device = next(model.parameters()).device
-    training, outputs = model.training, []
+    device, training = next(model.parameters()).device, model.training
+    raw = np.empty((len(windows), dataset.dim), np.float32)
     model.eval()
     with torch.inference_mode():
         for start in range(0, len(windows), block):
             context = dataset.gather(windows[start : start + block, :-1])
-            outputs.append(model(torch.from_numpy(context).to(device)).float().cpu())
+            outputs = model(torch.from_numpy(context).to(device)).float()
+            raw[start : start + block] = outputs.cpu().numpy()
     model.train(training)
-    return torch.cat(outputs).numpy()
+    return raw
 
 
 def training_status(history: pd.DataFrame, constant_level: float) -> str:

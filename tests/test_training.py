@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import drifting_vectors
 
 from lvmlib import training
 from lvmlib.evaluation import cosine
@@ -18,7 +19,9 @@ from lvmlib.models import build_model
 from lvmlib.training import (
     Recipe,
     TrainingError,
+    make_gather,
     predict_windows,
+    resident_gather,
     resolve_precision,
     total_steps,
     train,
@@ -35,7 +38,13 @@ RECIPE = Recipe(
     precision="32-true",
     device="cpu",
 )
-OPTIONS = {"amn": {"hidden": 8, "mlp": 16}, "lstm": {"hidden": 12, "dropout": 0.5}}
+OPTIONS = {
+    "amn": {"hidden": 8, "mlp": 16},
+    "lstm": {"hidden": 12, "dropout": 0.5},
+    "gru": {"hidden": 12, "dropout": 0.5},
+    "transformer": {"layers": 2, "hidden": 16, "heads": 2, "feedforward": 32},
+    "graphmert": {"layers": 2, "heads": 2, "feedforward": 32},
+}
 
 
 @pytest.fixture(scope="session")
@@ -77,9 +86,9 @@ def record_updates(monkeypatch):
     """Keep the batch and the learning rate of each update."""
     updates, update = [], training._update
 
-    def recorded(fabric, model, optimizer, batch, sums):
+    def recorded(fabric, model, optimizer, batch, size, state):
         updates.append((batch.clone(), optimizer.param_groups[0]["lr"]))
-        update(fabric, model, optimizer, batch, sums)
+        update(fabric, model, optimizer, batch, size, state)
 
     monkeypatch.setattr(training, "_update", recorded)
     return updates
@@ -92,7 +101,7 @@ def script_validation(monkeypatch):
     def script(values):
         values = iter(values)
         monkeypatch.setattr(
-            training.evaluation, "cosine", lambda *_: np.array([next(values)])
+            training.evaluation, "cosine", lambda a, _: np.full(len(a), next(values))
         )
 
     return script
@@ -162,7 +171,7 @@ def test_an_epoch_is_the_plain_loop_with_clipping(dataset, split, tmp_path):
 def test_the_gradient_norm_is_the_one_before_clipping(dataset, split, tmp_path):
     recipe = replace(RECIPE, epochs=1, batch_size=1000, warmup=0.0)
     model = loud()
-    model.lstm.dropout = 0.0
+    model.dropout.p = 0.0
     batch = torch.from_numpy(dataset.gather(split.train))
     F.mse_loss(model(batch[:, :5]), batch[:, 5]).backward()
     norm = math.sqrt(sum(p.grad.square().sum().item() for p in model.parameters()))
@@ -207,6 +216,70 @@ def test_all_architectures_see_the_same_batches(
     every = torch.from_numpy(dataset.gather(split.train))
     for epoch in (first, second, third, orders["amn", 1][: len(every)]):
         assert torch.equal(sort_rows(epoch), sort_rows(every))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float16", "float32"])
+@pytest.mark.filterwarnings("error")
+def test_vectors_on_the_device_are_those_of_the_dataset(tmp_path, write_dataset, dtype):
+    dataset = open_dataset(
+        write_dataset(tmp_path / dtype, drifting_vectors(), dtype=dtype)
+    )
+    resident = resident_gather(dataset, torch.device("cpu"))
+    mapped = make_gather(dataset, torch.device("cpu"))
+    windows = make_split(dataset, "controlled", 200).train
+    for rows in (windows, windows[:7][1::2], windows[:0], windows[:, -1]):
+        expected = torch.from_numpy(dataset.gather(rows))
+        for gather in (resident, mapped):
+            found = gather(torch.from_numpy(rows))
+            assert found.dtype == torch.float32
+            assert torch.equal(found, expected)
+    before = resident(torch.arange(5))
+    resident(torch.arange(5)).zero_()  # what a caller does to a batch stays there
+    assert torch.equal(resident(torch.arange(5)), before)
+
+
+def test_training_on_resident_vectors_is_training(
+    dataset, split, tmp_path, monkeypatch
+):
+    model, history = run(tmp_path / "mapped", dataset, split)
+    monkeypatch.setattr(training, "make_gather", resident_gather)
+    other, expected = run(tmp_path / "resident", dataset, split)
+    assert same_history(history, expected)
+    assert same_weights(model, other)
+
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+
+
+@needs_cuda
+def test_a_gpu_gets_what_the_cpu_gets(dataset, split, tmp_path):
+    recipe = replace(RECIPE, device="cuda")
+    model, history = run(tmp_path / "cuda", dataset, split, recipe)
+    _, expected = run(tmp_path / "cpu", dataset, split)
+    assert {p.device.type for p in model.parameters()} == {"cuda"}
+    columns = ["train_loss", "train_cosine", "validation_cosine", "gradient_norm"]
+    pd.testing.assert_frame_equal(history[columns], expected[columns], rtol=1e-3)
+
+
+@needs_cuda
+@pytest.mark.parametrize("name", OPTIONS)
+def test_updates_on_a_gpu_do_not_wait_for_it(
+    dataset, split, tmp_path, monkeypatch, name
+):
+    update = training._update
+
+    def watched(fabric, model, optimizer, batch, size, state):
+        # The very first update sets up libraries and the optimiser's state.
+        torch.cuda.set_sync_debug_mode("error" if state.step else "default")
+        try:
+            update(fabric, model, optimizer, batch, size, state)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(training, "_update", watched)
+    recipe = replace(RECIPE, device="cuda", precision="bf16-mixed")
+    _, history = run(tmp_path, dataset, split, recipe, name)
+    assert np.isfinite(history).all(axis=None)
 
 
 def sort_rows(windows):
@@ -306,7 +379,8 @@ def test_early_stopping_keeps_the_best_weights(
     script_validation([0.1, 0.5, 0.4, 0.45, 0.3, 0.9])
     recipe = replace(RECIPE, epochs=6, patience=3, schedule="constant", warmup=0.0)
     stopped, history = run(tmp_path / "stopped", dataset, split, recipe)
-    assert history["validation_cosine"].tolist() == [0.1, 0.5, 0.4, 0.45, 0.3]
+    cosines = history["validation_cosine"].tolist()
+    assert cosines == pytest.approx([0.1, 0.5, 0.4, 0.45, 0.3])
     script_validation([0.1, 0.5])
     best, _ = run(tmp_path / "best", dataset, split, replace(recipe, epochs=2))
     assert same_weights(stopped, best)
@@ -376,8 +450,8 @@ torch.set_num_threads(1)
 _, dataset, folder, last_step = sys.argv
 save = training._save_checkpoint
 
-def save_and_die(path, parts, identity, state):
-    save(path, parts, identity, state)
+def save_and_die(fabric, path, parts, identity, state):
+    save(fabric, path, parts, identity, state)
     if state.step == int(last_step):
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -461,6 +535,20 @@ SCHEDULED = {
         RECIPE, epochs=14, schedule="plateau", warmup=0.0, learning_rate=0.05
     ),
 }
+
+
+@pytest.mark.parametrize("name", ["lstm", "transformer"])
+def test_bfloat16_resumes_exactly(dataset, split, tmp_path, monkeypatch, name):
+    recipe = replace(RECIPE, precision="bf16-mixed")
+    whole, expected = run(tmp_path / "whole", dataset, split, recipe, name)
+    again, repeated = run(tmp_path / "again", dataset, split, recipe, name)
+    assert same_history(repeated, expected)
+    for updates in (5, 14):
+        run_interrupted(monkeypatch, updates, tmp_path, dataset, split, recipe, name)
+    model, history = run(tmp_path, dataset, split, recipe, name)
+    assert same_history(history, expected)
+    assert same_weights(model, whole)
+    assert same_weights(again, whole)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULED)
@@ -648,9 +736,9 @@ def test_checkpoints_count_time_across_epochs(dataset, split, tmp_path, monkeypa
     saved = []
     save = training._save_checkpoint
 
-    def recorded(path, parts, identity, state):
+    def recorded(fabric, path, parts, identity, state):
         saved.append(state.step)
-        save(path, parts, identity, state)
+        save(fabric, path, parts, identity, state)
 
     monkeypatch.setattr(training, "_save_checkpoint", recorded)
     recipe = replace(RECIPE, epochs=30, batch_size=1000)  # one update an epoch
