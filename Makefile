@@ -13,10 +13,10 @@ READY := .venv/ready
 # be the environment's own: a user's kernel of that name must not get in front of it.
 IN_VENV = PATH="$(CURDIR)/$(BIN):$$PATH" JUPYTER_PATH="$(CURDIR)/.venv/share/jupyter"
 
-.PHONY: help report study test sample lab lint lock
+.PHONY: help report study publish rebuild benchmark test sample lab lint lock
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
 
 report: $(READY) ## run the quick study on the bundled vectors and render its report
 	@$(IN_VENV) $(BIN)/python -m lvmlib quick
@@ -25,6 +25,26 @@ study: $(READY) ## run any study: make study STUDY=reference DATASET=/path/to/ve
 	@if [ -z "$(STUDY)" ]; then \
 	  echo "Name a study of parameters/, such as: make study STUDY=reference" >&2; exit 1; fi
 	@$(IN_VENV) $(BIN)/python -m lvmlib "$(STUDY)" --dataset "$(DATASET)"
+
+publish: $(READY) ## copy a study's finished runs, small files only, to reports/: make publish STUDY=reference
+	@$(IN_VENV) $(BIN)/python -m lvmlib.publishing "$(STUDY)"
+
+# Needs no vectors and trains nothing: reports/<study>/runs is all that is read.
+rebuild: $(READY) ## render reports/<study>/index.html from the committed runs: make rebuild STUDY=reference
+	@$(IN_VENV) $(BIN)/python -m lvmlib.publishing "$(STUDY)" --render
+
+benchmark: $(READY) ## measure speed, memory and latency here (25 minutes on an idle machine)
+	@mkdir -p reports/benchmark
+	@$(IN_VENV) $(BIN)/papermill -k python3 --log-output notebooks/benchmark.ipynb \
+	  reports/benchmark/benchmark.ipynb -p dataset "$(DATASET)" -p size 7000 \
+	  -p rounds 10 -p seconds 0.4 \
+	  -p architectures "amn lstm gru transformer graphmert" \
+	  -p variants "fused gather batch128 batch256 bf16 layers usual bare all" \
+	  -p quality_architectures "amn lstm gru" -p quality_size 2500 \
+	  -p quality_epochs 10 -p quality_seeds 3 -p largest 1000000 -p threads 0 \
+	  -p output reports/benchmark/benchmark.json
+	@$(IN_VENV) $(BIN)/jupyter nbconvert --to lvm_report --output index \
+	  reports/benchmark/benchmark.ipynb
 
 test: $(READY) ## run all tests and all notebooks (their runs go to a temporary folder)
 	@runs=$$(mktemp -d) && trap 'rm -rf "$$runs"' EXIT && \

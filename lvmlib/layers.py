@@ -98,7 +98,9 @@ class LSTMLayer(torch.autograd.Function):
         d_bias = d_gates.sum((0, 1))
         d_w_ih = _weight_gradient(d_gates, x)
         d_w_hh = _weight_gradient(d_gates[1:], states[:-1])
-        return d_gates @ w_ih, d_w_ih, d_w_hh, d_bias, d_bias
+        # The context vectors, which the first layer reads, need no gradient.
+        d_x = d_gates @ w_ih if ctx.needs_input_grad[0] else None
+        return d_x, d_w_ih, d_w_hh, d_bias, d_bias
 
 
 class GRULayer(torch.autograd.Function):

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from lvmlib.control import plain_amn, plain_gru, plain_lstm, plain_transformer
 from lvmlib.layers import Dropout, GRULayer, LSTMLayer, keep_mask
 from lvmlib.models import build_model
-from lvmlib.models.transformer import causal_mask
 
 EXACT = {"rtol": 0, "atol": 1e-10}
 
@@ -37,36 +37,6 @@ def test_recurrent_layers_equal_torch(plain, fast, steps):
         gradients(found, [x, *weights]), gradients(expected, [x, *weights]), strict=True
     ):
         torch.testing.assert_close(ours, theirs, **EXACT)
-
-
-def plain_amn(model, context):
-    """Score with a key a position, as the description has it."""
-    keys = model.context_encoder(context)  # (B, T, H)
-    average = context.mean(1)
-    scores = keys @ model.query_encoder(average)[..., None]  # (B, T, 1)
-    weights = torch.softmax(scores / keys.shape[-1] ** 0.5, dim=1)
-    mixture = (weights * context).sum(1)
-    return average + model.residual_net(torch.cat([average, mixture], dim=-1))
-
-
-def plain_lstm(model, context):
-    return model.output_proj(model.lstm(context)[0][:, -1])
-
-
-def plain_gru(model, context):
-    x = model.input_proj(context)
-    for block in model.blocks:
-        states, _ = block.gru(x.transpose(0, 1))
-        x = block.norm(x + states.transpose(0, 1))
-    return model.output_proj(x[:, -1])
-
-
-def plain_transformer(model, context):
-    """Compute every position in every layer."""
-    x = model.pos_encoder(model.input_proj(context))
-    mask = causal_mask(x)
-    decoded = model.transformer_decoder(x, x, tgt_mask=mask, memory_mask=mask)
-    return model.head(decoded[:, -1])
 
 
 @pytest.mark.parametrize("plain", [plain_amn, plain_lstm, plain_gru, plain_transformer])

@@ -68,6 +68,7 @@ def test_papermill_and_the_library_know_the_same_parameters(name):
         ("graphmert", "masks", "mask"),
         ("summary", "studi", "study"),
         ("data", "sources", "source"),
+        ("benchmark", "round", "rounds"),
     ],
 )
 def test_a_misspelt_parameter_stops_the_notebook(tmp_path, notebook, misspelt, nearest):

@@ -1,0 +1,299 @@
+"""How fast training is: the control, one lever at a time, and all of them.
+
+Every cell (an architecture and a variant) is a process of its own, so that its peak
+memory is its own (`lvmlib.cells`). The cells of an architecture take turns, and every
+round measures what matrix products reach, so that a machine that slows down slows all
+of them. On the CPU only.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import tempfile
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from lvmlib.cells import work
+from lvmlib.control import VARIANTS, has_bf16
+from lvmlib.files import write_json
+from lvmlib.models import model_class, unknown_name
+from lvmlib.runs import git_commit
+from lvmlib.vectors import open_dataset
+from lvmlib.writing import write_dataset
+
+REPORTED_SIZE = 232_605
+DIM = 768
+VALIDATION_VECTORS = 12_500  # of the synthetic dataset; Wikipedia's has 12,443
+TOGETHER = 5  # variants alive beside the control: graphmert takes 2 GB in each
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["lvmlib.cells"])
+EPOCHS_SHARE = 0.4  # of the control's passes: 8 for 20, with the rate taken to zero
+
+
+class BenchmarkError(ValueError):
+    """A cell failed, or cannot measure what it was asked to."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure: the notebook's parameters.
+
+    Attributes
+    ----------
+    dataset, size : str, int
+        Dataset folder and training vectors of the throughput cells.
+    rounds, seconds : int, float
+        Number of interleaved rounds, and how long a cell trains in each.
+    architectures, variants : str
+        Names separated by spaces; the variants beside the control.
+    quality_architectures, quality_size, quality_epochs, quality_seeds
+        Time to quality: the control's passes; "all" has 0.4 times as many.
+    largest : int
+        Vectors of the synthetic dataset for growth and memory.
+    threads : int
+        Of each cell; 0 is one a core.
+    output : str
+        Where the raw numbers go, as JSON; empty for nowhere.
+    """
+
+    dataset: str = ""
+    size: int = 10_000
+    rounds: int = 10
+    seconds: float = 0.4
+    architectures: str = "amn lstm gru transformer graphmert"
+    variants: str = " ".join(list(VARIANTS)[1:])
+    quality_architectures: str = "amn lstm gru"
+    quality_size: int = 2500
+    quality_epochs: int = 10
+    quality_seeds: int = 3
+    largest: int = 1_000_000
+    threads: int = 0
+    output: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be measured; raises ValueError."""
+        for name in (self.architectures + " " + self.quality_architectures).split():
+            model_class(name)
+        for name in self.variants.split():
+            if name not in VARIANTS:
+                raise unknown_name("variant", name, VARIANTS)
+        dim = open_dataset(self.dataset, verify=False).dim
+        if dim != DIM:
+            raise BenchmarkError(f"{self.dataset} has dimension {dim}, expected {DIM}.")
+
+
+class Record:
+    """Raw numbers by section, on disk after every addition."""
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self.content: dict[str, Any] = {"plan": asdict(plan)}
+
+    def add(self, section: str, *rows: dict[str, Any]) -> None:
+        """Append rows to a section and write everything."""
+        self.content.setdefault(section, []).extend(rows)
+        if self.plan.output:
+            write_json(self.plan.output, self.content)
+
+    def rows(self, section: str) -> pd.DataFrame:
+        """Return a section as a table."""
+        return pd.DataFrame(self.content.get(section, []))
+
+
+class Cell:
+    """A process that measures one thing, from its start to the end of a with block.
+
+    It is forked from a server that has imported the library and done nothing else:
+    as fresh as one of its own, its peak memory included, without seconds of imports.
+    """
+
+    def __init__(self, plan: Plan, kind: str, **cell: Any):
+        self.task = {"kind": kind, "threads": plan.threads, **cell}
+        self.connection, theirs = PROCESSES.Pipe()
+        self.process = PROCESSES.Process(
+            target=work, args=(theirs,), kwargs=self.task, daemon=True
+        )
+        self.process.start()
+        theirs.close()
+
+    def __enter__(self) -> Cell:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.close()
+        self.process.join()
+
+    def ask(self, seconds: float = 0.0) -> dict[str, Any]:
+        """Let it go on for so long and return its answer.
+
+        `others` is the share of the machine that other processes took meanwhile,
+        where the system tells. Raises BenchmarkError if the process fails.
+        """
+        before, started = busy_seconds(), time.perf_counter()
+        try:
+            self.connection.send(seconds)
+            answer = self.connection.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            answer = {"error": f"exit code {self.process.exitcode}, out of memory?"}
+        if "error" in answer:
+            raise BenchmarkError(f"The cell {self.task} failed: {answer['error']}")
+        if before is not None and "cpu_seconds" in answer:
+            cores = (time.perf_counter() - started) * (os.cpu_count() or 1)
+            others = busy_seconds() - before - answer["cpu_seconds"]
+            answer["others"] = max(0.0, others / cores)
+        return answer
+
+
+def busy_seconds() -> float | None:
+    """Return the seconds that all cores together have been busy since the start."""
+    try:
+        numbers = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+    except OSError:
+        return None
+    user, nice, system, _idle, _wait, *rest = map(int, numbers)
+    return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
+
+
+def environment() -> dict[str, Any]:
+    """Describe machine and software."""
+    model = "unknown"
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.split(":", 1)[1].strip()
+                break
+    return {
+        "processor": model,
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 2),
+        "bf16": has_bf16(),
+        "torch": torch.__version__,
+        "commit": git_commit(),
+    }
+
+
+def measure_speed(record: Record) -> None:
+    """Measure windows/s of every variant, interleaved, the control in each group."""
+    plan = record.plan
+    chosen = [name for name in plan.variants.split() if name != "control"]
+    groups = [chosen[n : n + TOGETHER] for n in range(0, len(chosen), TOGETHER)]
+    for architecture in plan.architectures.split():
+        started = time.monotonic()
+        for number, group in enumerate(groups):
+            names = ["control", *group]
+            options = {"architecture": architecture}
+            options |= {"dataset": plan.dataset, "size": plan.size}
+            with ExitStack() as stack:
+                ceiling = stack.enter_context(Cell(plan, "ceiling"))
+                cells = [
+                    stack.enter_context(Cell(plan, "speed", variant=v, **options))
+                    for v in names
+                ]
+                for cell in cells:
+                    cell.ask(plan.seconds)  # warms up
+                for turn in range(plan.rounds):
+                    key = {"architecture": architecture, "group": number, "round": turn}
+                    limit = ceiling.ask(plan.seconds)
+                    rows = [
+                        {**key, "variant": name, **cell.ask(plan.seconds)}
+                        for name, cell in zip(names, cells, strict=True)
+                    ]
+                    both = {k: limit[k] for k in ("bfloat16", "float32")}
+                    record.add("speed", *[row | both for row in rows])
+        passed = time.monotonic() - started
+        print(f"{architecture}: {plan.rounds} rounds, {passed:.0f} s", flush=True)
+
+
+def measure_once(record: Record, section: str, kind: str, *cells: dict) -> None:
+    """Ask each cell once, one after another."""
+    started = time.monotonic()
+    for cell in cells:
+        with Cell(record.plan, kind, **cell) as process:
+            record.add(section, cell | process.ask(record.plan.seconds))
+    print(f"{section}: {time.monotonic() - started:.0f} s", flush=True)
+
+
+def measure_quality(record: Record) -> None:
+    """Train control and "all" on the same windows, seed by seed."""
+    plan = record.plan
+    fewer = max(1, round(EPOCHS_SHARE * plan.quality_epochs))
+    cells = [
+        {"architecture": a, "variant": v, "epochs": epochs, "seed": seed}
+        | {"dataset": plan.dataset, "size": plan.quality_size}
+        for a in plan.quality_architectures.split()
+        for seed in range(plan.quality_seeds)
+        for v, epochs in (("control", plan.quality_epochs), ("all", fewer))
+    ]
+    measure_once(record, "quality", "quality", *cells)
+
+
+def measure_latency(record: Record) -> None:
+    """Ask saved models for predictions."""
+    names = record.plan.architectures.split()
+    measure_once(record, "latency", "latency", *[{"architecture": n} for n in names])
+
+
+def measure_profiles(record: Record, architectures: list[str]) -> None:
+    """Profile "all" of the given architectures."""
+    where = {"dataset": record.plan.dataset, "size": record.plan.size}
+    cells = [{"architecture": name} | where for name in architectures]
+    measure_once(record, "profile", "profile", *cells)
+
+
+def measure_growth(record: Record) -> None:
+    """Measure cost by number of vectors, then memory at (up to) the reported size.
+
+    On random vectors, written to a temporary folder: neither depends on their values.
+    """
+    plan = record.plan
+    sizes = [plan.largest // 10**n for n in range(10) if plan.largest // 10**n >= 1000]
+    sizes = (sizes or [plan.largest])[:3]
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        place = f"{folder}/vectors"
+        write_synthetic(place, plan.largest)
+        shared = {"architecture": "amn", "variant": "all", "dataset": place}
+        shared["protocol"] = "as_reported"  # whose first rows are the file's first rows
+        cells = {n: Cell(plan, "speed", size=n, **shared) for n in reversed(sizes)}
+        for cell in cells.values():
+            stack.enter_context(cell).ask(plan.seconds)
+        for turn in range(plan.rounds):
+            for n, cell in cells.items():
+                row = {"vectors": n, "round": turn} | cell.ask(plan.seconds)
+                record.add("growth", row)
+        stack.close()
+        size = min(plan.largest, REPORTED_SIZE)
+        memory = [
+            {"architecture": a, "variant": v, "dataset": place, "size": size}
+            for a in plan.architectures.split()
+            for v in ("control", "all")
+        ]
+        measure_once(record, "memory", "memory", *memory)
+
+
+def write_synthetic(folder: str, pool: int, length: int = 50) -> None:
+    """Write a dataset of random int8 vectors: the pool, validation and test."""
+    random = np.random.default_rng(0)
+    counts = {"pool": pool, "validation": min(pool, VALIDATION_VECTORS), "test": 100}
+    starts = np.concatenate([[0], np.cumsum(list(counts.values()))])
+    parts = []
+    for start, stop, role in zip(starts, starts[1:], counts, strict=False):
+        part = pd.DataFrame({"start": np.arange(start, stop, length), "role": role})
+        parts.append(part.assign(stop=(part["start"] + length).clip(upper=stop)))
+    documents = pd.concat(parts, ignore_index=True)
+    documents.insert(0, "document_id", np.arange(len(documents)))
+    documents.insert(1, "title", "random")
+    n = int(starts[-1])
+    blocks = (
+        random.standard_normal((min(10_000, n - row), DIM), np.float32)
+        for row in range(0, n, 10_000)
+    )
+    write_dataset(folder, blocks, documents, {"name": "random"})
