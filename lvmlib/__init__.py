@@ -13,6 +13,7 @@ _HOMES = {
     "build_model": "models",
     "count_parameters": "models",
     "execute": "runs",
+    "load_pretrained": "weights",
     "load_run": "runs",
     "load_study": "study",
     "load_weights": "weights",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -17,6 +18,7 @@ BASELINES = {
     "ridge": "ridge",
     "mean_vector": "mean vector",
 }
+Score = str | Callable[[pd.DataFrame], pd.Series]  # a column, or what to make of them
 
 
 @lru_cache(maxsize=256)
@@ -25,7 +27,7 @@ def _scores(folder: str) -> pd.DataFrame:
 
 
 def window_scores(
-    runs: pd.DataFrame, column: str = "cosine"
+    runs: pd.DataFrame, column: Score = "cosine"
 ) -> tuple[np.ndarray, np.ndarray]:
     """Collect the test windows' scores of some runs.
 
@@ -33,6 +35,8 @@ def window_scores(
     ----------
     runs : DataFrame
         Rows of `load_study`'s table, one a seed.
+    column : str or function
+        A column of test.parquet, or a function from that table to a score a window.
 
     Returns
     -------
@@ -54,12 +58,16 @@ def window_scores(
                 f"{folder} was scored on other test windows than "
                 f"{runs['folder'].iloc[0]}: their scores cannot be paired."
             )
-    scores = np.stack([frame[column].to_numpy() for frame in frames])
+    if isinstance(column, str):
+        values = [frame[column] for frame in frames]
+    else:
+        values = [column(frame) for frame in frames]
+    scores = np.stack([value.to_numpy() for value in values])
     return scores, frames[0]["document"].to_numpy()
 
 
 def compare(
-    after: pd.DataFrame, before: pd.DataFrame, column: str = "cosine"
+    after: pd.DataFrame, before: pd.DataFrame, column: Score = "cosine"
 ) -> Interval:
     """Return the interval of after − before, paired by seed and test window."""
     seeds = sorted(set(after["seed"]) & set(before["seed"]))
@@ -81,13 +89,14 @@ def compare_sizes(runs: pd.DataFrame, small: int, large: int) -> pd.DataFrame:
     """Ask for every entry whether `large` beats `small`.
 
     All entries answer the same question, so "improves" and "regresses" need a p-value
-    that survives Holm's correction.
+    that survives Holm's correction. One seed allows no verdict, so an entry with one
+    takes no part in the correction.
 
     Returns
     -------
     DataFrame
-        A row an entry that has both sizes: entry, small, large (mean test cosines),
-        interval, verdict.
+        A row an entry that has both sizes with a common seed: entry, small, large (mean
+        test cosines), interval, adjusted_p (NaN with one seed), verdict.
     """
     rows = []
     for entry, group in runs.groupby("entry", sort=False):
@@ -102,9 +111,19 @@ def compare_sizes(runs: pd.DataFrame, small: int, large: int) -> pd.DataFrame:
                 }
             )
     table = pd.DataFrame(rows, columns=["entry", "small", "large", "interval"])
-    adjusted = holm([interval.p_value for interval in table["interval"]])
+    several = [interval.seeds > 1 for interval in table["interval"]]
+    table["adjusted_p"] = np.nan
+    table.loc[several, "adjusted_p"] = holm(
+        [interval.p_value for interval in table["interval"][several]]
+    )
     table["verdict"] = [
         verdict(interval, adjusted_p=p)
-        for interval, p in zip(table["interval"], adjusted, strict=True)
+        for interval, p in zip(table["interval"], table["adjusted_p"], strict=True)
     ]
     return table
+
+
+def registered(changes: pd.DataFrame) -> pd.DataFrame:
+    """Keep the entries that were asked for a verdict: two seeds or more, if any has."""
+    seeds = np.array([interval.seeds for interval in changes["interval"]], dtype=int)
+    return changes[seeds > 1] if (seeds > 1).any() else changes

@@ -160,14 +160,95 @@ def scaling(runs: pd.DataFrame) -> Figure:
     return figure
 
 
+def forest(changes: pd.DataFrame, margin: float = 0.005) -> Figure:
+    """Draw the rows of `findings.contrasts` as intervals around a band of ±margin."""
+    entries = list(dict.fromkeys(changes["entry"]))
+    arms = list(dict.fromkeys(changes["arm"]))
+    figure, axes = plt.subplots(figsize=(7, 1.6 + 0.55 * len(entries)))
+    axes.axvspan(-margin, margin, color="0.9", zorder=0)
+    axes.axvline(0, color="0.4", lw=1)
+    looks = zip(arms, (NETWORK, BASELINE), "os", strict=False)
+    for n, (arm, color, marker) in enumerate(looks):
+        part = changes[changes["arm"] == arm]
+        heights = [entries.index(entry) + 0.22 * n for entry in part["entry"]]
+        intervals = part["interval"]
+        middle = np.array([i.estimate for i in intervals])
+        ends = np.array([[i.low, i.high] for i in intervals]).T
+        style = {"color": color, "marker": marker, "ls": "none", "capsize": 3}
+        axes.errorbar(
+            middle, heights, xerr=np.abs(ends - middle), label=arm, **style, lw=2
+        )
+    axes.set_yticks(np.arange(len(entries)) + 0.11 * (len(arms) - 1), entries)
+    axes.invert_yaxis()
+    axes.margins(y=0.2)
+    axes.set_title("Change of test cosine with more data")
+    axes.set_xlabel(f"change with 95% interval (band: ±{margin}, equivalent)")
+    if len(arms) > 1:
+        figure.legend(loc="outside lower center", ncols=len(arms))
+    return figure
+
+
+def fitted_curves(runs: pd.DataFrame, curves: dict) -> Figure:
+    """Draw each entry's error by size with both forms that `fit_curves` fitted."""
+    rows = -(-len(curves) // 2)
+    columns = min(2, len(curves))
+    figure, spots = plt.subplots(
+        rows, columns, figsize=(4 * columns, 2.9 * rows), squeeze=False, sharex=True
+    )
+    for axes, (entry, forms) in zip(spots.flat, curves.items(), strict=False):
+        trained = runs[(runs["entry"] == entry) & (runs["status"] == "trained")]
+        for size, cell in trained.groupby("size"):
+            i = clustered_interval(*window_scores(cell))
+            error = [[i.high - i.estimate], [i.estimate - i.low]]
+            axes.errorbar(size, 1 - i.estimate, error, fmt="o", color="0.2", capsize=2)
+        sizes = np.geomspace(trained["size"].min(), 10 * trained["size"].max(), 100)
+        looks = zip(forms.items(), ("-", "--"), (NETWORK, BASELINE), strict=True)
+        for (form, curve), dashes, color in looks:
+            axes.plot(sizes, curve.fit.predict(sizes), dashes, color=color, label=form)
+        axes.axvspan(trained["size"].max(), sizes[-1], color="0.95", zorder=0)
+        axes.set(title=entry, xscale="log")
+    for axes in spots.flat[len(curves) :]:
+        axes.axis("off")
+    figure.supxlabel("training vectors (grey: beyond the data)", size="medium")
+    figure.supylabel("1 − test cosine", size="medium")
+    handles, labels = spots.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=2)
+    return figure
+
+
+def collapse(rows: pd.DataFrame) -> Figure:
+    """Draw training cosine and gradient norm by epoch of `findings.graphmert_runs`."""
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(7, 6), sharex=True)
+    for n, row in enumerate(rows.itertuples()):
+        label = f"{row.entry}, {row.size:,}, {row.protocol.replace('_', ' ')}"
+        style = {"color": f"C{n % 10}", "marker": "o", "markersize": 4}
+        history = row.history
+        top.plot(history.index, history["train_cosine"], label=label, **style)
+        top.axhline(row.level, color=f"C{n % 10}", ls=":", lw=1)
+        bottom.plot(history.index, history["gradient_norm"], **style)
+        bottom.plot(
+            history.index, history["gradient_norm_max"], ":", color=f"C{n % 10}"
+        )
+    top.set_title("Training cosine (dotted: constant mean vector)")
+    top.set_ylabel("mean cosine")
+    bottom.set_title("Gradient norm before clipping (dotted: largest of the epoch)")
+    bottom.set(xlabel="epoch", ylabel="norm", yscale="log")
+    whole_epochs(bottom)
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
 def quality_and_cost(runs: pd.DataFrame) -> Figure:
-    """Draw test cosine against latency; the area of a mark is the parameter count."""
+    """Draw test cosine against latency; the area of a mark is the parameter count.
+
+    Grey networks are dominated: column `on_frontier` of `summary.recommendation`.
+    """
     figure, axes = plt.subplots(figsize=(7, 4))
     axes.scatter(
         runs["latency_ms"],
         runs["test_cosine"],
         s=8 * runs["parameters"] / 1e6 + 20,
-        color=NETWORK,
+        color=[NETWORK if best else MUTED for best in runs["on_frontier"]],
         alpha=0.6,
     )
     for row in runs.itertuples():
@@ -181,5 +262,6 @@ def quality_and_cost(runs: pd.DataFrame) -> Figure:
     axes.set_xscale("log")
     axes.margins(x=0.25, y=0.15)
     axes.set(xlabel="latency of one prediction, ms, median (log scale)")
-    axes.set(ylabel="test cosine", title="Quality against cost (area: parameters)")
+    axes.set_ylabel("test cosine")
+    axes.set_title("Quality against cost (area: parameters; grey: dominated)")
     return figure

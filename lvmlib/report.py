@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
 from dataclasses import replace
 from html import escape
 from typing import Any
@@ -35,7 +36,9 @@ STATUS = {
 
 
 def table(frame: pd.DataFrame, caption: str) -> None:
-    """Display a table with a caption and without the index."""
+    """Display a table with a caption and without the index; nothing without rows."""
+    if frame.empty:
+        return
     body = frame.to_html(index=False, border=0, na_rep="—", escape=False)
     opening, rest = body.split(">", 1)
     display(HTML(f"{opening}><caption>{escape(caption)}</caption>{rest}"))
@@ -199,6 +202,13 @@ def finding(run: Run) -> str:
 def signed(number: float, digits: int = 3) -> str:
     """Return a number with its sign, the minus a true one."""
     return f"{number:+.{digits}f}".replace("-", "−")
+
+
+def span(numbers: Iterable[float], digits: int = 3) -> str:
+    """Return the least and the largest number, or the one that both are."""
+    numbers = list(numbers)
+    ends = signed(min(numbers), digits), signed(max(numbers), digits)
+    return " to ".join(dict.fromkeys(ends))
 
 
 def _relation(difference: Interval) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,14 @@ from matplotlib.figure import Figure
 
 from lvmlib.comparison import (
     BASELINES,
+    compare,
     compare_sizes,
     over_baseline,
+    registered,
     window_scores,
 )
 from lvmlib.plots import whole_epochs
-from lvmlib.report import STATUS, signed
+from lvmlib.report import STATUS, signed, span
 from lvmlib.runs import load_run
 from lvmlib.statistics import format_interval, rank_ranges
 from lvmlib.study import missing_runs, read_plan
@@ -29,16 +30,32 @@ SMALL = 10_000_000  # parameters; the recommendation's "small"
 NEAR = 0.01  # cosine; how much quality "best cost" may give up
 
 
-def main_runs(runs: pd.DataFrame) -> pd.DataFrame:
+def main_arm(runs: pd.DataFrame) -> pd.DataFrame:
     """Keep the main arm: `epochs`, where the study has it."""
     arms = runs["arm"].unique()
     return runs[runs["arm"] == ("epochs" if "epochs" in arms else arms[0])]
 
 
+def main_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """Keep the main entries: named like their architecture, in main arm and protocol.
+
+    The others ask side questions: another rate, another protocol. A study without main
+    entries is kept whole, but for its arm.
+    """
+    named = runs[runs["entry"] == runs["architecture"]]
+    if named.empty:
+        return main_arm(runs)
+    named = main_arm(named)
+    return named[named["protocol"] == named["protocol"].mode()[0]]
+
+
 def headline_sizes(runs: pd.DataFrame) -> tuple[int, int]:
-    """Return the two sizes to compare: the reported ones, else the outermost."""
+    """Return the two sizes to compare: the reported ones, else the outermost.
+
+    One reported size is enough: the other one's runs may not be done yet.
+    """
     sizes = set(runs["size"])
-    if set(REPORTED_SIZES.values()) <= sizes:
+    if set(REPORTED_SIZES.values()) & sizes:
         return tuple(REPORTED_SIZES.values())
     return min(sizes), max(sizes)
 
@@ -57,15 +74,18 @@ def answer(runs: pd.DataFrame) -> list[str]:
 
 def _about_data(runs: pd.DataFrame) -> str:
     small, large = headline_sizes(runs)
-    changes = compare_sizes(runs, small, large)
+    changes = registered(compare_sizes(runs, small, large))
     if small == large or changes.empty:
-        return "**Does more data help?** Not measured: no entry has two sizes."
+        return (
+            "**Does more data help?** Not measured yet: no entry has runs at both "
+            f"{small:,} and {large:,} vectors."
+        )
     estimates = [i.estimate for i in changes["interval"]]
     apart = [i for i in changes["interval"] if i.low > 0 or i.high < 0]
     seeds = min(i.seeds for i in changes["interval"])
     text = (
         f"**Does more data help?** From {small:,} to {large:,} training vectors the "
-        f"test cosine changed by {signed(min(estimates))} to {signed(max(estimates))}, "
+        f"test cosine changed by {span(estimates)}, "
         f"on the same {runs['test_windows'].iloc[0]:,} windows of "
         f"{runs['test_documents'].iloc[0]} unseen documents. "
     )
@@ -79,12 +99,16 @@ def _about_data(runs: pd.DataFrame) -> str:
         )
     counts = changes["verdict"].value_counts()
     said = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
+    most = max(i.seeds for i in changes["interval"])
+    seeds = f"{seeds} to {most}" if most > seeds else seeds
     return text + f"Verdicts at {seeds} seeds: **{said}**."
 
 
 def _about_baselines(runs: pd.DataFrame) -> str:
     _, large = headline_sizes(runs)
     cell = runs[runs["size"] == large]
+    if cell.empty:
+        return f"**Are the networks worth it?** Not measured yet at {large:,} vectors."
     name, cosine = best_baseline(cell)
     means = cell.groupby("entry")["test_cosine"].mean()
     intervals = {e: over_baseline(g, name) for e, g in cell.groupby("entry")}
@@ -112,7 +136,12 @@ def _about_trouble(runs: pd.DataFrame) -> list[str]:
 
 
 def grid(runs: pd.DataFrame, study: str | Path) -> pd.DataFrame:
-    """Return entries by sizes: the first seed's test cosine, linked to its page."""
+    """Return entries by sizes: the first seed's test cosine, linked to its page.
+
+    All entries of the main arm, planned or done.
+    """
+    runs = main_arm(runs)
+    arm = runs["arm"].iloc[0]
     plan = {str(folder): run for folder, run in read_plan(study).items()}
     cells: dict[str, dict[str, str]] = {}
     for row in runs.sort_values(["size", "seed"], ascending=[True, False]).itertuples():
@@ -123,12 +152,15 @@ def grid(runs: pd.DataFrame, study: str | Path) -> pd.DataFrame:
             text += f" ({row.status})"
         cells.setdefault(row.entry, {})[f"{row.size:,} vectors"] = text
     for run in missing_runs(study):
-        entry, size = run["label"].split(", ")[:2]
+        entry, size, of_arm = run["label"].split(", ")[:3]
+        if of_arm != arm:
+            continue
         link = f'<a href="{run["page"]}">missing</a>' if run["started"] else "missing"
         cells.setdefault(entry, {}).setdefault(size, link)
     order = list(dict.fromkeys(run["label"].split(", ")[0] for run in plan.values()))
     table = pd.DataFrame.from_dict(cells, orient="index").fillna("—")
-    table = table.reindex(order if order else table.index)
+    table = table[sorted(table, key=lambda name: int(name.split()[0].replace(",", "")))]
+    table = table.reindex([entry for entry in order or table.index if entry in cells])
     return table.rename_axis("entry").reset_index()
 
 
@@ -136,8 +168,8 @@ def ranking(runs: pd.DataFrame) -> pd.DataFrame:
     """Return entries by test cosine at the largest headline size, baselines below.
 
     A rank is a range: two entries are ordered only when the interval of their
-    difference excludes zero after Holm's correction. Entries whose training failed
-    have no rank.
+    difference excludes zero after Holm's correction. Entries whose training failed, or
+    that have one seed where others have several, have no rank.
     """
     small, large = headline_sizes(runs)
     changes = compare_sizes(runs, small, large).set_index("entry")
@@ -156,19 +188,23 @@ def ranking(runs: pd.DataFrame) -> pd.DataFrame:
             row["verdict"] = change["verdict"]
         row["skill"] = signed(group["skill"].mean())
         rows.append(row)
-    for name, label in BASELINES.items():
-        means = runs.groupby("size")[f"baseline_{name}"].mean()
+    for name, label in BASELINES.items() if rows else ():
+        means = runs.groupby("size")[f"baseline_{name}"].mean().reindex([small, large])
         row = {"rank": "", "entry": f"<em>baseline: {label}</em>"}
         row |= {f"{size:,}": f"{means[size]:.4f}" for size in (small, large)}
         row |= {"order": means[large], "verdict": "", "skill": ""}
         row["change, 95% interval"] = signed(means[large] - means[small], 4)
         rows.append(row)
+    if not rows:
+        return pd.DataFrame()
     table = pd.DataFrame(rows).sort_values("order", ascending=False)
-    return table.drop(columns="order").fillna("—")
+    return table.drop(columns="order").fillna("—").replace("nan", "—")
 
 
 def _ranks(cell: pd.DataFrame) -> dict[str, str]:
     groups = dict(list(cell.groupby("entry")))
+    if any(group["seed"].nunique() > 1 for group in groups.values()):
+        groups = {e: g for e, g in groups.items() if g["seed"].nunique() > 1}
     seeds = set(cell["seed"]).intersection(*(g["seed"] for g in groups.values()))
     if len(groups) < 2 or not seeds:
         return {}
@@ -183,7 +219,7 @@ def _ranks(cell: pd.DataFrame) -> dict[str, str]:
 
 
 def other_metrics(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return retrieval and contrastive accuracy by entry and size, with baselines."""
+    """Return retrieval and contrastive accuracy at the headline sizes."""
     columns = {
         "r1_document": "R@1, same document",
         "r10_document": "R@10, same document",
@@ -193,7 +229,7 @@ def other_metrics(runs: pd.DataFrame) -> pd.DataFrame:
         "contrastive": "contrastive accuracy",
     }
     rows = []
-    for size, cell in runs.groupby("size"):
+    for size, cell in runs[runs["size"].isin(headline_sizes(runs))].groupby("size"):
         means = cell.groupby("entry", sort=False)[[f"test_{c}" for c in columns]].mean()
         rows += [{"entry": e, "size": size, **row} for e, row in means.iterrows()]
         baselines = load_run(cell["folder"].iloc[0]).info["baselines"]
@@ -230,20 +266,26 @@ def learning(runs: pd.DataFrame) -> tuple[Figure, str]:
 
 
 def recommendation(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Return what each network costs, and a choice for three kinds of need."""
+    """Return what each network costs, and a choice for three kinds of need.
+
+    Column `on_frontier`: no other network is at least as good in test cosine, latency
+    and parameters, and better in one of them.
+    """
     _, large = headline_sizes(runs)
     cell = runs[(runs["size"] == large) & (runs["status"] == "trained")]
     columns = ["test_cosine", "skill", "parameters", "latency_ms", "windows_per_second"]
     costs = cell.groupby("entry")[columns].mean().sort_values("test_cosine")[::-1]
     if costs.empty:
-        return costs, ["No network was trained to the end: nothing to recommend."]
+        return costs, [f"Not measured yet: no network is trained at {large:,} vectors."]
+    costs["on_frontier"] = on_frontier(costs)
     name, cosine = best_baseline(cell)
     quality = costs.index[0]
     small = costs[costs["parameters"] < SMALL]
     near = costs[costs["test_cosine"] >= costs["test_cosine"].max() - NEAR]
     cheap = near["latency_ms"].idxmin()
     said = [
-        f"**Best quality:** {quality}, test cosine {costs.test_cosine[quality]:.4f}.",
+        f"**Best quality:** {quality}, test cosine {costs.test_cosine[quality]:.4f}"
+        f"{_as_good_as(quality, cell)}.",
         f"**Best small** (under {SMALL / 1e6:.0f} million parameters): "
         + (
             f"{small.index[0]}, {small.test_cosine.iloc[0]:.4f} with "
@@ -265,8 +307,29 @@ def recommendation(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return costs, said
 
 
+def _as_good_as(best: str, cell: pd.DataFrame) -> str:
+    entries = dict(list(cell.groupby("entry")))
+    top = entries.pop(best)
+    rivals = {e: g for e, g in entries.items() if set(g["seed"]) & set(top["seed"])}
+    close = [entry for entry, group in rivals.items() if compare(top, group).low <= 0]
+    return f" ({', '.join(close)} cannot be told from it)" if close else ""
+
+
+def on_frontier(costs: pd.DataFrame) -> list[bool]:
+    """Say of each row whether no other row dominates it (Pareto)."""
+    # All to be low; costs of one architecture differ in timing noise only.
+    values = costs[["latency_ms", "parameters"]].assign(loss=-costs["test_cosine"])
+    points = values.to_numpy()
+    return [
+        not any((p <= point).all() and (p < point).any() for p in points)
+        for point in points
+    ]
+
+
 def cost_table(costs: pd.DataFrame) -> pd.DataFrame:
     """Format the costs that `recommendation` returns."""
+    if costs.empty:
+        return pd.DataFrame()
     return pd.DataFrame(
         {
             "entry": costs.index,
@@ -275,6 +338,7 @@ def cost_table(costs: pd.DataFrame) -> pd.DataFrame:
             "parameters": costs["parameters"].map("{:,.0f}".format),
             "latency, ms": costs["latency_ms"].map("{:.1f}".format),
             "training windows/s": costs["windows_per_second"].map("{:,.0f}".format),
+            "on the frontier": costs["on_frontier"].map({True: "yes", False: "no"}),
         }
     )
 
@@ -301,50 +365,21 @@ def reported_beside(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).fillna("not measured")
 
 
-def hypotheses(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the original report's four explanations, each tested or not measured."""
-    small, large = headline_sizes(runs)
-    changes = compare_sizes(runs, small, large)
-    reached = large >= REPORTED_SIZES["232k"] and small >= REPORTED_SIZES["80k"]
-    seeds = runs["seed"].nunique()
-    counts = changes["verdict"].value_counts()
-    verdicts = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
-    fourth = f"not measured: the largest size here is {large:,} vectors."
-    if reached and seeds < 2:
-        fourth = "not measured: one seed gives no verdict."
-    elif reached:
-        fourth = f"tested: of the architectures, {verdicts}."
-    rows = [
-        (
-            "1. Diversity of the data matters more than its quantity",
-            f"not measured: every vector here is from one source "
-            f"({escape(runs['dataset'].iloc[0])}).",
-        ),
-        (
-            "2. The models have reached the limit of their capacity",
-            "not measured: no architecture was trained at two capacities. "
-            f"({verdicts}, from {runs['parameters'].min() / 1e6:.1f} to "
-            f"{runs['parameters'].max() / 1e6:.1f} million parameters.)",
-        ),
-        (
-            "3. The larger set needs other hyperparameters",
-            "not measured: each entry has one recipe at all sizes.",
-        ),
-        ("4. The task is simple: 80k examples already cover it", fourth),
-    ]
-    return pd.DataFrame(rows, columns=["hypothesis", "these runs say"])
-
-
-def limits(runs: pd.DataFrame) -> list[str]:
+def limits(everything: pd.DataFrame) -> list[str]:
     """Return what the study cannot tell, from its own settings."""
+    runs = main_runs(everything)
     first = runs.iloc[0]
-    seeds = runs["seed"].nunique()
+    counts = runs.groupby(["entry", "size"])["seed"].nunique()
+    seeds = f"{counts.min()}"
+    if counts.max() > counts.min():
+        seeds += f" to {counts.max()}"
     said = [
         f"All claims are about these vectors ({first['dataset']}, "
         f"`{first['dataset_sha256'][:12]}`); another encoder or corpus is another "
         "study.",
-        f"{seeds} seed{'s' if seeds > 1 else ''}, {first['test_documents']} test "
-        f"documents, {first['test_windows']:,} test windows.",
+        f"{seeds} seed{'s' if counts.max() > 1 else ''}, "
+        f"{first['test_documents']} test documents, {first['test_windows']:,} test "
+        "windows.",
     ]
     if "epochs" in set(runs["arm"]):
         ratio = runs["steps"].max() / runs["steps"].min()
@@ -353,7 +388,7 @@ def limits(runs: pd.DataFrame) -> list[str]:
             f"{runs['steps'].min():,} to {runs['steps'].max():,}, {ratio:.1f} times)"
             + (
                 "; the arm `steps` holds them equal."
-                if "steps" in set(runs["arm"])
+                if "steps" in set(everything["arm"])
                 else "; equal updates were not measured."
             )
         )

@@ -24,6 +24,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from lightning_fabric.strategies import DDPStrategy
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -144,6 +145,18 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     return "bf16-mixed" if native else "32-true"
 
 
+class Autocast(MixedPrecision):
+    """Mixed precision that leaves the model's input in float32.
+
+    Fabric's own rounds it to bfloat16, which costs AMN an eighth of its time, and its
+    average of the context most digits.
+    """
+
+    def convert_input(self, data: Any) -> Any:
+        """Return the input as it is; autocast rounds what products need."""
+        return data
+
+
 def make_fabric(recipe: Recipe, devices: int = 1) -> Fabric:
     """Return the Fabric that trains a recipe: its device, precision and processes.
 
@@ -152,13 +165,16 @@ def make_fabric(recipe: Recipe, devices: int = 1) -> Fabric:
     Slurm the processes are those that are there.
     """
     device = resolve_device(recipe.device)
+    precision = resolve_precision(recipe.precision, device)
+    mixed = precision == "bf16-mixed"
     return Fabric(
         accelerator=device.type,
         devices=devices,
         # The threshold of graphmert's band mask never gets a gradient: without this
         # option, DDP would wait for it at the second update.
         strategy=DDPStrategy(find_unused_parameters=True) if devices > 1 else "auto",
-        precision=resolve_precision(recipe.precision, device),
+        precision=None if mixed else precision,
+        plugins=Autocast("bf16-mixed", device.type) if mixed else None,
     )
 
 

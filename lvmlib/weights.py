@@ -16,6 +16,8 @@ from torch import nn
 from lvmlib.files import atomic_path
 from lvmlib.models import ARCHITECTURES, build_model
 
+PRETRAINED = Path(__file__).parent / "pretrained" / "amn.safetensors"
+
 
 class WeightsError(ValueError):
     """A file that does not hold the weights of one of our architectures."""
@@ -78,6 +80,15 @@ def load_weights(path: str | Path) -> nn.Module:
         model = _build(path, state, metadata)
     model.load_state_dict(_checked(path, state, model), assign=True)
     return model.eval()
+
+
+def load_pretrained() -> nn.Module:
+    """Load the small model that ships with the package; its card lies beside it.
+
+    It predicts vectors of all-mpnet-base-v2; those of another encoder mean nothing to
+    it. Raises WeightsError if the package was installed without it.
+    """
+    return load_weights(PRETRAINED)
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

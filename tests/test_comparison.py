@@ -166,20 +166,6 @@ def test_reported_changes_are_computed_from_the_reported_figures(study):
     assert table.loc["transformer", "our verdict"] == "not measured"
 
 
-def test_what_was_not_tested_is_not_claimed(study):
-    said = summary.hypotheses(load_study(study))["these runs say"]
-    assert said.str.startswith("not measured").all()
-
-
-def test_the_fourth_hypothesis_is_tested_at_the_reported_sizes(tmp_path):
-    for seed in range(3):
-        for size, mean in ((80_634, 0.5), (232_605, 0.52)):
-            value = mean + noise(0.02, [seed, size])
-            write_run(tmp_path, "amn", size, seed, value)
-    said = summary.hypotheses(load_study(tmp_path))["these runs say"]
-    assert said[3] == "tested: of the architectures, 1 improves."
-
-
 def test_limits_name_what_was_unequal(study):
     said = " ".join(summary.limits(load_study(study)))
     assert "100 to 200, 2.0 times" in said

@@ -296,6 +296,24 @@ def test_bfloat16_trains_float32_weights(dataset, split, tmp_path):
         np.testing.assert_allclose(history[column], exact[column], atol=0.02)
 
 
+def test_bfloat16_is_for_products_not_for_the_input(dataset, split, tmp_path):
+    recipe = replace(RECIPE, precision="bf16-mixed", epochs=1)
+    model, seen = build(), set()
+
+    def look(module, inputs, output):
+        if module.training:
+            seen.add((type(module).__name__, inputs[0].dtype, output.dtype))
+
+    model.register_forward_hook(look)
+    model.context_encoder.register_forward_hook(look)
+    model.query_encoder.register_forward_hook(look)
+    train(model, dataset, split, recipe, 0, tmp_path)
+    assert seen == {
+        ("AMN", torch.float32, torch.float32),
+        ("Linear", torch.float32, torch.bfloat16),
+    }
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
 def test_explicit_precision_is_kept(device):
     assert resolve_precision("32-true", torch.device(device)) == "32-true"

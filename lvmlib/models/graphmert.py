@@ -37,7 +37,8 @@ class DecayMask(nn.Module):
 
     def forward(self, length: int) -> torch.Tensor:
         """Return the (length, length) mask to be added to the attention scores."""
-        position = torch.arange(length).to(self.threshold)
+        like = {"device": self.threshold.device, "dtype": self.threshold.dtype}
+        position = torch.arange(length, **like)  # made there: nothing is copied
         distance = (position[:, None] - position).abs()  # (T, T)
         if self.kind == "smooth":
             fade = functional.gelu(distance.sqrt() - self.threshold)

@@ -1,0 +1,203 @@
+"""What a study leaves in the repository: small files of its runs, cards, a model.
+
+`python -m lvmlib.publishing reference` copies what the summary needs from the finished
+runs to reports/reference/runs, so that the report can be made again from the repository
+alone, with `--render`; with `--ship amn`, that entry's model goes into the package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from lvmlib.comparison import over_baseline
+from lvmlib.files import atomic_path
+from lvmlib.models import model_class
+from lvmlib.parameters import runs_root
+from lvmlib.report import signed
+from lvmlib.runs import load_run
+from lvmlib.statistics import clustered_interval, format_interval
+from lvmlib.study import load_study, read_plan
+from lvmlib.summary import headline_sizes, main_arm, main_runs
+from lvmlib.weights import PRETRAINED, load_weights, save_weights
+
+# Of a run's scores by window: what a table or a sentence of the summary reads.
+COLUMNS = ["document", "row", "cosine", "contrastive", "rank_document", "rank_all"]
+PAIRED_BASELINES = ("six_numbers", "ridge")
+
+
+def publish_runs(study: str | Path, target: str | Path) -> int:
+    """Copy the plan and each finished run's small files; return the number of runs.
+
+    Weights, notebooks and checkpoints stay where they are. Of test.parquet the columns
+    that the summary reads are kept, as float32: about 20 bytes a test window.
+    """
+    study, target = Path(study), Path(target)
+    table = load_study(study)
+    for row in table.itertuples():
+        folder = target / Path(row.folder).relative_to(study)
+        folder.mkdir(parents=True, exist_ok=True)
+        paired = dict.fromkeys((*PAIRED_BASELINES, row.best_baseline))
+        scores = pd.read_parquet(Path(row.folder) / "test.parquet")
+        write_scores(
+            scores[COLUMNS + [f"cosine_{name}" for name in paired]],
+            folder / "test.parquet",
+        )
+        for name in ("history.csv", "run.json"):  # run.json last: then it is done
+            with atomic_path(folder / name) as temporary:
+                shutil.copyfile(Path(row.folder) / name, temporary)
+    with atomic_path(target / "study.json") as temporary:
+        shutil.copyfile(study / "study.json", temporary)
+    return len(table)
+
+
+def publish_pages(study: str | Path, report: Path) -> None:
+    """Render the pages that the summary links: seed 0 at the two headline sizes."""
+    runs = main_arm(load_study(study))
+    runs = runs[runs["size"].isin(headline_sizes(runs)) & (runs["seed"] == 0)]
+    plan = read_plan(study)
+    for folder in map(Path, runs["folder"]):
+        page = report / plan[folder]["page"]
+        if _is_older(page, folder / "notebook.ipynb"):
+            command = ["jupyter", "nbconvert", "--log-level", "WARN", "--to"]
+            command += ["lvm_report", f"{folder}/notebook.ipynb", "--output-dir"]
+            command += [str(report), "--output", page.name]
+            subprocess.run(command, check=True)
+
+
+def _is_older(page: Path, source: Path) -> bool:
+    return not page.exists() or page.stat().st_mtime < source.stat().st_mtime
+
+
+def write_scores(scores: pd.DataFrame, path: Path) -> None:
+    """Write scores as small as Parquet can without losing more than float32 does."""
+    floats = list(scores.select_dtypes("float"))
+    others = [name for name in scores if name not in floats]
+    with atomic_path(path) as temporary:
+        scores.astype(dict.fromkeys(floats, "float32")).to_parquet(
+            temporary,
+            index=False,
+            compression="zstd",
+            use_dictionary=others,
+            column_encoding=dict.fromkeys(floats, "BYTE_STREAM_SPLIT"),
+        )
+
+
+def ship(folder: str | Path, path: str | Path = PRETRAINED) -> None:
+    """Put a finished run's model into the package: float16, with its card beside.
+
+    Half the numbers' bytes cost nothing that the exam can see; `load_pretrained` turns
+    them back into float32.
+    """
+    run = load_run(folder)
+    model = load_weights(run.folder / "model.safetensors")
+    save_weights(model.to(torch.float16), path)
+    Path(path).chmod(0o644)  # safetensors writes for the owner only
+    card = model_card(pd.DataFrame([{"folder": str(folder), "seed": 0}]))
+    Path(path).with_suffix(".md").write_text(card)
+
+
+def model_card(runs: pd.DataFrame) -> str:
+    """Return the Markdown card of one entry at one size, from its runs.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        Rows of `load_study`'s table, one a seed; the columns folder and seed are read.
+    """
+    loaded = [load_run(folder) for folder in runs["folder"]]
+    info, seeds = loaded[0].info, len(loaded)
+    used, data, windows = info["parameters"], info["dataset"], info["windows"]
+    scores = [run.scores["cosine"].to_numpy() for run in loaded]
+    cosine = clustered_interval(scores, loaded[0].scores["document"])
+    gains = "".join(
+        f"- over {name.replace('_', ' ')}: {format_interval(gain, 4)}\n"
+        for name in PAIRED_BASELINES
+        for gain in [over_baseline(runs, name)]
+    )
+    contrastive = sum(run.info["test"]["contrastive"] for run in loaded) / seeds
+    statuses = ", ".join(sorted({run.info["status"] for run in loaded}))
+    recipe = {k: used[k] for k in ("epochs", "batch_size", "learning_rate", "schedule")}
+    and_seeds = " and seeds" if seeds > 1 else ""
+    return f"""# {model_class(info["architecture"]).title}: model card
+
+**What it does.** Reads the embeddings of five consecutive chunks of text and predicts
+the embedding of the next: (5, {data["dim"]}) to a unit vector ({data["dim"]},).
+
+**Size.** {info["model_parameters"]["trainable"]:,} parameters. A prediction took
+{info["latency_ms"]["p50"]:.1f} ms (median, one window, {info["device"]},
+{info["threads"]} thread{"s" if info["threads"] > 1 else ""}, other runs beside it).
+
+**Training data.** {used["size"]:,} vectors of {data["name"]} (SHA-256
+`{data["sha256"][:12]}…`), {windows["train"]:,} windows, protocol {used["protocol"]}.
+
+**Training.** {json.dumps(recipe)}, {info["steps"]:,} updates, {info["precision"]},
+commit {info["commit"]}; {seeds} seed{"s" if seeds > 1 else ""}; status: {statuses}.
+
+**Test.** On {info["test"]["windows"]:,} windows of {info["test"]["documents"]}
+documents that no training saw; 95% intervals over documents{and_seeds}:
+
+- cosine: {format_interval(cosine, 4, signed=False)}
+{gains}- contrastive accuracy: {contrastive:.3f} (chance 0.5)
+- skill against the best baseline: {signed(info["skill"], 3)}
+
+**Not for.** Vectors of another encoder: the numbers mean nothing to it. Text in another
+language or genre: not measured. A prediction is an average over what could follow, not
+a sentence; do not read it as a fact about the text.
+"""
+
+
+def render(report: Path) -> None:
+    """Render index.html and results.csv from `report`/runs, through the notebook.
+
+    The original protocol's runs, where they are committed too, go beside them.
+    """
+    reported = report.parent / "as_reported" / "runs"
+    with tempfile.TemporaryDirectory() as folder:
+        notebook = f"{folder}/index.ipynb"
+        command = ["papermill", "--no-progress-bar", "-k", "python3"]
+        command += ["notebooks/summary.ipynb", notebook, "-p", "study"]
+        command += [f"{report}/runs"]
+        if reported.exists() and report.name != "as_reported":
+            command += ["-p", "reported", str(reported)]
+        subprocess.run(command, check=True)
+        command = ["jupyter", "nbconvert", "--log-level", "WARN", "--to", "lvm_report"]
+        subprocess.run([*command, notebook, "--output-dir", str(report)], check=True)
+    table = load_study(report / "runs").drop(columns="folder")
+    with atomic_path(report / "results.csv") as temporary:
+        table.to_csv(temporary, index=False)
+
+
+def main() -> None:
+    """Publish a study's runs and cards, a model if asked, or render what is there."""
+    parser = argparse.ArgumentParser(prog="lvmlib.publishing", description=__doc__)
+    parser.add_argument("study", help="name of a study, such as reference")
+    parser.add_argument("--ship", default="", help="the entry whose model ships")
+    parser.add_argument("--render", action="store_true", help="only render the report")
+    arguments = parser.parse_args()
+    report = Path("reports") / arguments.study
+    if arguments.render:
+        return render(report)
+    study = runs_root() / arguments.study
+    print(f"{publish_runs(study, report / 'runs')} runs → {report / 'runs'}")
+    publish_pages(study, report)
+    table = main_runs(load_study(study))
+    largest = table[table["size"] == table["size"].max()]
+    for entry, runs in largest.groupby("entry"):
+        card = report / "cards" / f"{entry}.md"
+        card.parent.mkdir(parents=True, exist_ok=True)
+        card.write_text(model_card(runs.sort_values("seed")))
+        if entry == arguments.ship:
+            ship(runs.sort_values("seed")["folder"].iloc[0])
+    return None
+
+
+if __name__ == "__main__":
+    main()
