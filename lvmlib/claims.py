@@ -59,7 +59,7 @@ class Evidence:
     def said(self, architectures: list[str]) -> str:
         """Return change and verdict of each architecture in words."""
         return "; ".join(
-            f"{a} {_text(self.changes['interval'].get(a))} {word}"
+            " ".join(filter(None, [a, _text(self.changes["interval"].get(a)), word]))
             for a, word in zip(architectures, self.verdicts(architectures), strict=True)
         )
 
@@ -83,8 +83,8 @@ def table(
             {"claim": claim, "where": where, "verdict": word, "because": number}
         )
     counts = pd.Series([row["verdict"] for row in rows]).value_counts()
-    said = "; ".join(f"{counts.get(word, 0)} {word}" for word in (HOLDS, FAILS, OPEN))
-    return pd.DataFrame(rows), f"Of {len(rows)} claims: {said}."
+    said = ", ".join(f"{word}: {counts.get(word, 0)}" for word in (HOLDS, FAILS, OPEN))
+    return pd.DataFrame(rows), f"The verdicts on its {len(rows)} claims: {said}."
 
 
 def decide(holds: bool, fails: bool) -> str:

@@ -87,6 +87,12 @@ def _text(interval: Interval | None) -> str:
     return "—" if interval is None else format_interval(interval, digits=4)
 
 
+def _p_value(p: float) -> str:
+    if not np.isfinite(p):
+        return "—"
+    return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
+
+
 def _listed(words: list[str]) -> str:
     return ", ".join(words) if words else "none"
 
@@ -131,7 +137,7 @@ def contrasts(everything: pd.DataFrame) -> pd.DataFrame:
 
 def contrast_table(changes: pd.DataFrame, small: int, large: int) -> pd.DataFrame:
     """Format what `contrasts` returns."""
-    p_values = changes["adjusted_p"].map("{:.2g}".format).replace("nan", "—")
+    p_values = changes["adjusted_p"].map(_p_value)
     return pd.DataFrame(
         {
             "training": changes["arm"],

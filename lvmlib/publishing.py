@@ -12,12 +12,14 @@ import json
 import shutil
 import subprocess
 import tempfile
+import textwrap
 from pathlib import Path
 
 import pandas as pd
 import torch
 
-from lvmlib.comparison import over_baseline
+from lvmlib import findings, plots
+from lvmlib.comparison import BASELINES, over_baseline
 from lvmlib.files import atomic_path
 from lvmlib.models import model_class
 from lvmlib.parameters import runs_root
@@ -25,11 +27,12 @@ from lvmlib.report import signed
 from lvmlib.runs import load_run
 from lvmlib.statistics import clustered_interval, format_interval
 from lvmlib.study import load_study, read_plan
-from lvmlib.summary import headline_sizes, main_arm, main_runs
+from lvmlib.summary import best_baseline, headline_sizes, main_arm, main_runs
 from lvmlib.weights import PRETRAINED, load_weights, save_weights
 
 # Of a run's scores by window: what a table or a sentence of the summary reads.
 COLUMNS = ["document", "row", "cosine", "contrastive", "rank_document", "rank_all"]
+ANSWER, ANSWER_ENDS = "<!-- answer -->", "<!-- answer ends -->"
 PAIRED_BASELINES = ("six_numbers", "ridge")
 
 
@@ -74,6 +77,43 @@ def publish_pages(study: str | Path, report: Path) -> None:
 
 def _is_older(page: Path, source: Path) -> bool:
     return not page.exists() or page.stat().st_mtime < source.stat().st_mtime
+
+
+def headline(runs: pd.DataFrame) -> str:
+    """Return a study's answer in one sentence, from its results.csv alone.
+
+    >>> headline(load_study("reports/reference/results.csv"))  # doctest: +SKIP
+    """
+    runs = main_runs(runs)
+    small, large = headline_sizes(runs)
+    changes = []
+    for entry, group in runs.groupby("entry", sort=False):
+        cosines = group.pivot(index="seed", columns="size", values="test_cosine")
+        pairs = cosines.reindex(columns=[small, large]).dropna()
+        if len(pairs) and small < large:
+            change = signed((pairs[large] - pairs[small]).mean(), 4)
+            seeds = f"{len(pairs)} seed{'s' if len(pairs) > 1 else ''}"
+            changes.append(f"{change} ({entry}, {seeds})")
+    if not changes:
+        return "No network was trained on two sizes of the training set yet."
+    cell = runs[runs["size"] == large]
+    best = cell.groupby("entry")["test_cosine"].mean()
+    name, cosine = best_baseline(cell)
+    return (
+        f"Training on {large:,} vectors instead of {small:,} changed the cosine on "
+        f"{cell['test_documents'].iloc[0]} unseen documents by {', '.join(changes)}; "
+        f"there the best network so far, {best.idxmax()}, has {best.max():.4f} and "
+        f"{BASELINES[name]}, which is no network, {cosine:.4f}."
+    )
+
+
+def tell_readme(readme: Path, sentence: str) -> None:
+    """Put the answer between the README's two marks."""
+    start, rest = readme.read_text().split(ANSWER, 1)
+    _, end = rest.split(ANSWER_ENDS, 1)
+    told = textwrap.fill(sentence, 88, break_on_hyphens=False)
+    with atomic_path(readme) as temporary:
+        temporary.write_text(f"{start}{ANSWER}\n{told}\n{ANSWER_ENDS}{end}")
 
 
 def write_scores(scores: pd.DataFrame, path: Path) -> None:
@@ -132,8 +172,7 @@ def model_card(runs: pd.DataFrame) -> str:
 the embedding of the next: (5, {data["dim"]}) to a unit vector ({data["dim"]},).
 
 **Size.** {info["model_parameters"]["trainable"]:,} parameters. A prediction took
-{info["latency_ms"]["p50"]:.1f} ms (median, one window, {info["device"]},
-{info["threads"]} thread{"s" if info["threads"] > 1 else ""}, other runs beside it).
+{info["latency_ms"]["p50"]:.1f} ms (median, one window, other runs beside it).
 
 **Training data.** {used["size"]:,} vectors of {data["name"]} (SHA-256
 `{data["sha256"][:12]}…`), {windows["train"]:,} windows, protocol {used["protocol"]}.
@@ -157,7 +196,8 @@ a sentence; do not read it as a fact about the text.
 def render(report: Path) -> None:
     """Render index.html and results.csv from `report`/runs, through the notebook.
 
-    The original protocol's runs, where they are committed too, go beside them.
+    The original protocol's runs, where they are committed too, go beside them. The
+    reference study's answer and main figure also go to the README.
     """
     reported = report.parent / "as_reported" / "runs"
     with tempfile.TemporaryDirectory() as folder:
@@ -170,9 +210,15 @@ def render(report: Path) -> None:
         subprocess.run(command, check=True)
         command = ["jupyter", "nbconvert", "--log-level", "WARN", "--to", "lvm_report"]
         subprocess.run([*command, notebook, "--output-dir", str(report)], check=True)
-    table = load_study(report / "runs").drop(columns="folder")
+    table = load_study(report / "runs")
     with atomic_path(report / "results.csv") as temporary:
-        table.to_csv(temporary, index=False)
+        table.drop(columns="folder").to_csv(temporary, index=False)
+    if report.name == "reference":
+        tell_readme(Path("README.md"), headline(table))
+        changes = findings.contrasts(table)
+        if len(changes):
+            plots.set_style()
+            plots.forest(changes).savefig(report / "contrast.png", dpi=120)
 
 
 def main() -> None:

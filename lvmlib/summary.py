@@ -97,8 +97,8 @@ def _about_data(runs: pd.DataFrame) -> str:
             "is worse. **That is no verdict**: one seed was trained, so another "
             "subset and initialisation could turn it."
         )
-    counts = changes["verdict"].value_counts()
-    said = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
+    groups = changes.groupby("verdict", sort=False)["entry"]
+    said = "; ".join(f"{verdict}: {', '.join(names)}" for verdict, names in groups)
     most = max(i.seeds for i in changes["interval"])
     seeds = f"{seeds} to {most}" if most > seeds else seeds
     return text + f"Verdicts at {seeds} seeds: **{said}**."
@@ -136,9 +136,10 @@ def _about_trouble(runs: pd.DataFrame) -> list[str]:
 
 
 def grid(runs: pd.DataFrame, study: str | Path) -> pd.DataFrame:
-    """Return entries by sizes: the first seed's test cosine, linked to its page.
+    """Return entries by sizes: the first seed's test cosine.
 
-    All entries of the main arm, planned or done.
+    All entries of the main arm, planned or done; at the two headline sizes with links
+    to the runs' pages.
     """
     runs = main_arm(runs)
     arm = runs["arm"].iloc[0]
@@ -146,7 +147,7 @@ def grid(runs: pd.DataFrame, study: str | Path) -> pd.DataFrame:
     cells: dict[str, dict[str, str]] = {}
     for row in runs.sort_values(["size", "seed"], ascending=[True, False]).itertuples():
         text = f"{row.test_cosine:.4f}"
-        if row.folder in plan:
+        if row.folder in plan and row.size in headline_sizes(runs):
             text = f'<a href="{plan[row.folder]["page"]}">{text}</a>'
         if row.status != "trained":
             text += f" ({row.status})"

@@ -489,7 +489,7 @@ def test_claims_hold_where_the_runs_say_so(tmp_path):
     ]
     assert mean["because"].startswith("mean change −0.0070")
     assert mean["verdict"] == claims.HOLDS
-    assert said.startswith(f"Of {len(table)} claims: ")
+    assert said.startswith(f"The verdicts on its {len(table)} claims: ")
 
 
 def test_claims_fail_where_the_runs_say_so(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,9 +11,11 @@ import pytest
 
 import lvmlib
 from lvmlib import publishing
-from lvmlib.comparison import compare_sizes
+from lvmlib.comparison import BASELINES, compare_sizes
 from lvmlib.study import load_study, missing_runs, read_study
 from lvmlib.weights import PRETRAINED
+
+PROJECT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -80,3 +83,41 @@ def test_the_model_in_the_package():
     assert prediction.shape == (768,)
     assert np.linalg.norm(prediction) == pytest.approx(1, abs=1e-5)
     assert PRETRAINED.with_suffix(".md").exists()
+
+
+def test_the_headline_on_made_up_numbers():
+    rows = [
+        ("amn", 100, 0, 0.50),
+        ("amn", 200, 0, 0.52),
+        ("amn", 100, 1, 0.51),
+        ("amn", 200, 1, 0.54),
+        ("amn", 200, 2, 0.99),  # no partner: in no difference, but in the mean
+        ("gru", 100, 0, 0.60),
+        ("gru", 200, 0, 0.59),
+    ]
+    runs = pd.DataFrame(rows, columns=["entry", "size", "seed", "test_cosine"])
+    runs = runs.assign(architecture=runs["entry"], arm="epochs", protocol="controlled")
+    runs = runs.assign(test_documents=7, **{f"baseline_{n}": 0.1 for n in BASELINES})
+    runs["baseline_ridge"] = 0.7
+    assert publishing.headline(runs) == (
+        "Training on 200 vectors instead of 100 changed the cosine on 7 unseen "
+        "documents by +0.0250 (amn, 2 seeds), −0.0100 (gru, 1 seed); there the best "
+        "network so far, amn, has 0.6833 and ridge, which is no network, 0.7000."
+    )
+    assert "yet" in publishing.headline(runs[runs["size"] == 100])
+
+
+def test_the_readme_says_what_results_csv_says():
+    results = load_study(PROJECT / "reports" / "reference" / "results.csv")
+    readme = " ".join((PROJECT / "README.md").read_text().split())
+    assert publishing.headline(results) in readme
+
+
+def test_the_readme_is_told_between_its_marks(tmp_path):
+    readme = tmp_path / "README.md"
+    marks = publishing.ANSWER, publishing.ANSWER_ENDS
+    readme.write_text("# Title\n{}\nold\n{}\nrest\n".format(*marks))
+    publishing.tell_readme(readme, "The new answer.")
+    assert readme.read_text() == "# Title\n{}\nThe new answer.\n{}\nrest\n".format(
+        *marks
+    )

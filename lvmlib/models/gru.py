@@ -57,7 +57,7 @@ class GRU(nn.Module):
 
     def forward(self, context: torch.Tensor) -> torch.Tensor:
         """Map context (B, T, D) to raw predictions (B, D)."""
-        x = self.input_proj(context.transpose(0, 1))  # (T, B, H)
+        x = self.input_proj(context).transpose(0, 1).contiguous()  # (T, B, H)
         for block in self.blocks:
             x = block(x)
         return self.output_proj(x[-1])  # (B, D)

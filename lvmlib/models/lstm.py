@@ -55,7 +55,7 @@ class LSTM(nn.Module):
 
     def layer_by_layer(self, context: torch.Tensor) -> torch.Tensor:
         """Compute what `self.lstm` does, faster in training on a CPU."""
-        x = context.transpose(0, 1)  # (T, B, D)
+        x = context.transpose(0, 1).contiguous()  # (T, B, D)
         for number, weights in enumerate(self.lstm.all_weights):
             x = LSTMLayer.apply(self.dropout(x) if number else x, *weights)
         return x.transpose(0, 1)
