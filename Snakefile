@@ -12,8 +12,8 @@ from lvmlib.study import read_study
 study = read_study(config.get("study", "quick"), config.get("dataset", ""))
 study.write_plan()
 # The original protocol's runs on the same vectors go beside the others, if there are any.
-reported = study.folder.parent / "as_reported"
-reported = str(reported) if study.name == "reference" else ""
+reported = shlex.quote(str(study.folder.parent / "as_reported"))
+REPORTED = f"-p reported {reported}" if study.name == "reference" else ""
 REPORT = f"reports/{study.name}"
 PAGES = {f"{REPORT}/{run.page}": run for run in study.runs}
 
@@ -93,7 +93,7 @@ rule summary:
         f"{study.folder}/summary.ipynb",
     shell:
         "papermill --no-progress-bar -k python3 {input.notebook} {log:q}"
-        " -p study {study.folder:q} -p reported {reported:q} && "
+        " -p study {study.folder:q} {REPORTED} && "
         "jupyter nbconvert --log-level WARN --to lvm_report {log:q}"
         " --output-dir {REPORT:q} --output index.html"
 

@@ -122,7 +122,7 @@ def test_a_network_is_compared_with_its_own_baseline(study):
 
 def test_the_answer_counts_what_was_found(study):
     data, baselines = summary.answer(load_study(study))
-    assert "1 improves, 1 equivalent" in data or "1 equivalent, 1 improves" in data
+    assert "**improves: amn; equivalent: gru**" in data
     assert "+0.001 to +0.050" in data
     assert "1 of 2 networks beat the best baseline" in baselines
 
