@@ -273,8 +273,8 @@ def protocols(
     frozen = compare_sizes(old, small, large).set_index("entry")
     honest = compare_sizes(new, small, large).set_index("entry")
     own = old.pivot_table("validation_cosine", "entry", "size", sort=False)
-    own = own.reindex(columns=[small, large]).dropna()
-    if own.empty:
+    own = own.reindex(columns=sorted({small, large})).dropna()
+    if own.empty or small == large:
         lack = f"the original protocol at both {small:,} and {large:,} vectors"
         return pd.DataFrame(), not_measured(lack)
     own["percent"] = 100 * (own[large] / own[small] - 1)

@@ -190,7 +190,8 @@ def ranking(runs: pd.DataFrame) -> pd.DataFrame:
         row["skill"] = signed(group["skill"].mean())
         rows.append(row)
     for name, label in BASELINES.items() if rows else ():
-        means = runs.groupby("size")[f"baseline_{name}"].mean().reindex([small, large])
+        means = runs.groupby("size")[f"baseline_{name}"].mean()
+        means = means.reindex(sorted({small, large}))  # one, in a study of one size
         row = {"rank": "", "entry": f"<em>baseline: {label}</em>"}
         row |= {f"{size:,}": f"{means[size]:.4f}" for size in (small, large)}
         row |= {"order": means[large], "verdict": "", "skill": ""}
