@@ -26,10 +26,11 @@ from lvmlib.control import VARIANTS, has_bf16
 from lvmlib.files import write_json
 from lvmlib.models import model_class, unknown_name
 from lvmlib.runs import git_commit
+from lvmlib.summary import REPORTED_SIZES
 from lvmlib.vectors import open_dataset
 from lvmlib.writing import write_dataset
 
-REPORTED_SIZE = 232_605
+REPORTED_SIZE = REPORTED_SIZES["232k"]
 DIM = 768
 VALIDATION_VECTORS = 12_500  # of the synthetic dataset; Wikipedia's has 12,443
 TOGETHER = 5  # variants alive beside the control: graphmert takes 2 GB in each

@@ -20,12 +20,11 @@ from lvmlib.comparison import compare_sizes
 from lvmlib.report import signed
 from lvmlib.runs import load_run
 from lvmlib.scaling import ResampledCurve
-from lvmlib.statistics import Interval, format_interval, verdict
+from lvmlib.statistics import MARGIN, Interval, format_interval, verdict
 from lvmlib.summary import REPORTED_SIZES, headline_sizes, main_runs, recommendation
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be decided"
 DECIDED = ("improves", "equivalent", "regresses")
-MARGIN = 0.005  # cosine; less is no difference
 Result = tuple[str, str]  # verdict, the numbers that say so
 
 

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lvmlib.comparison import BASELINES, window_scores
 from lvmlib.runs import Run
-from lvmlib.statistics import clustered_interval
+from lvmlib.statistics import MARGIN, clustered_interval
 
 NETWORK, BASELINE, MUTED = "#0173b2", "#de8f05", "0.55"  # colour-blind safe
 
@@ -160,7 +160,7 @@ def scaling(runs: pd.DataFrame) -> Figure:
     return figure
 
 
-def forest(changes: pd.DataFrame, margin: float = 0.005) -> Figure:
+def forest(changes: pd.DataFrame, margin: float = MARGIN) -> Figure:
     """Draw the rows of `findings.contrasts` as intervals around a band of ±margin."""
     entries = list(dict.fromkeys(changes["entry"]))
     arms = list(dict.fromkeys(changes["arm"]))

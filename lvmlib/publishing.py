@@ -61,22 +61,21 @@ def publish_runs(study: str | Path, target: str | Path) -> int:
     return len(table)
 
 
-def publish_pages(study: str | Path, report: Path) -> None:
+def publish_pages(runs: pd.DataFrame, study: str | Path, report: Path) -> None:
     """Render the pages that the summary links: seed 0 at the two headline sizes."""
-    runs = main_arm(load_study(study))
+    runs = main_arm(runs)
     runs = runs[runs["size"].isin(headline_sizes(runs)) & (runs["seed"] == 0)]
     plan = read_plan(study)
     for folder in map(Path, runs["folder"]):
-        page = report / plan[folder]["page"]
-        if _is_older(page, folder / "notebook.ipynb"):
-            command = ["jupyter", "nbconvert", "--log-level", "WARN", "--to"]
-            command += ["lvm_report", f"{folder}/notebook.ipynb", "--output-dir"]
-            command += [str(report), "--output", page.name]
-            subprocess.run(command, check=True)
+        page, notebook = report / plan[folder]["page"], folder / "notebook.ipynb"
+        if not page.exists() or page.stat().st_mtime < notebook.stat().st_mtime:
+            _to_page(notebook, page)
 
 
-def _is_older(page: Path, source: Path) -> bool:
-    return not page.exists() or page.stat().st_mtime < source.stat().st_mtime
+def _to_page(notebook: str | Path, page: Path) -> None:
+    command = ["jupyter", "nbconvert", "--log-level", "WARN", "--to", "lvm_report"]
+    command += [str(notebook), "--output-dir", str(page.parent), "--output", page.name]
+    subprocess.run(command, check=True)
 
 
 def headline(runs: pd.DataFrame) -> str:
@@ -208,8 +207,7 @@ def render(report: Path) -> None:
         if reported.exists() and report.name != "as_reported":
             command += ["-p", "reported", str(reported)]
         subprocess.run(command, check=True)
-        command = ["jupyter", "nbconvert", "--log-level", "WARN", "--to", "lvm_report"]
-        subprocess.run([*command, notebook, "--output-dir", str(report)], check=True)
+        _to_page(notebook, report / "index.html")
     table = load_study(report / "runs")
     with atomic_path(report / "results.csv") as temporary:
         table.drop(columns="folder").to_csv(temporary, index=False)
@@ -230,11 +228,13 @@ def main() -> None:
     arguments = parser.parse_args()
     report = Path("reports") / arguments.study
     if arguments.render:
-        return render(report)
+        render(report)
+        return
     study = runs_root() / arguments.study
     print(f"{publish_runs(study, report / 'runs')} runs → {report / 'runs'}")
-    publish_pages(study, report)
-    table = main_runs(load_study(study))
+    everything = load_study(study)
+    publish_pages(everything, study, report)
+    table = main_runs(everything)
     largest = table[table["size"] == table["size"].max()]
     for entry, runs in largest.groupby("entry"):
         card = report / "cards" / f"{entry}.md"
@@ -242,7 +242,6 @@ def main() -> None:
         card.write_text(model_card(runs.sort_values("seed")))
         if entry == arguments.ship:
             ship(runs.sort_values("seed")["folder"].iloc[0])
-    return None
 
 
 if __name__ == "__main__":

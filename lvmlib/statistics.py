@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
+MARGIN = 0.005  # cosine; a smaller change is no difference
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -156,7 +158,7 @@ def holm(p_values: ArrayLike) -> np.ndarray:
 
 
 def verdict(
-    interval: Interval, margin: float = 0.005, adjusted_p: float | None = None
+    interval: Interval, margin: float = MARGIN, adjusted_p: float | None = None
 ) -> str:
     """Say what a difference's interval allows: the first that holds, in this order.
 
