@@ -8,6 +8,7 @@ import re
 import shlex
 
 from lvmlib.study import read_study
+from lvmlib.training import HUGE_PAGES
 
 study = read_study(config.get("study", "quick"), config.get("dataset", ""))
 study.write_plan()
@@ -65,7 +66,8 @@ for run in study.runs:
         threads: study.threads
         retries: 1  # kernels started side by side can race for a port
         shell:
-            "{params.command}"
+            # glibc reads it at the start of a program; other systems ignore it.
+            "GLIBC_TUNABLES={HUGE_PAGES} {params.command}"
 
 
 rule page:

@@ -16,12 +16,13 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
 import torch
 
-from lvmlib.cells import work
+from lvmlib.cells import STUDY_BATCHES, work
 from lvmlib.control import VARIANTS, has_bf16
 from lvmlib.files import write_json
 from lvmlib.models import model_class, unknown_name
@@ -34,6 +35,7 @@ REPORTED_SIZE = REPORTED_SIZES["232k"]
 DIM = 768
 VALIDATION_VECTORS = 12_500  # of the synthetic dataset; Wikipedia's has 12,443
 TOGETHER = 5  # variants alive beside the control: graphmert takes 2 GB in each
+SPAWNED = multiprocessing.get_context("spawn")
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["lvmlib.cells"])
 EPOCHS_SHARE = 0.4  # of the control's passes: 8 for 20, with the rate taken to zero
@@ -118,11 +120,16 @@ class Cell:
 
     def __init__(self, plan: Plan, kind: str, **cell: Any):
         self.task = {"kind": kind, "threads": plan.threads, **cell}
-        self.connection, theirs = PROCESSES.Pipe()
-        self.process = PROCESSES.Process(
+        variant = VARIANTS.get(cell.get("variant", ""))
+        tuned = {"GLIBC_TUNABLES": variant.tunables} if variant else {}
+        # Tunables are read once, when a program starts: no fork of the server would.
+        processes = SPAWNED if tuned.get("GLIBC_TUNABLES") else PROCESSES
+        self.connection, theirs = processes.Pipe()
+        self.process = processes.Process(
             target=work, args=(theirs,), kwargs=self.task, daemon=True
         )
-        self.process.start()
+        with mock.patch.dict(os.environ, tuned):
+            self.process.start()
         theirs.close()
 
     def __enter__(self) -> Cell:
@@ -250,11 +257,31 @@ def measure_profiles(record: Record, architectures: list[str]) -> None:
     measure_once(record, "profile", "profile", *cells)
 
 
-def measure_growth(record: Record) -> None:
-    """Measure cost by number of vectors, then memory at (up to) the reported size.
+def measure_memory(record: Record) -> None:
+    """Measure peak memory at (up to) the reported size, on random vectors.
 
-    On random vectors, written to a temporary folder: neither depends on their values.
+    "all" with the batch of the speed cells and with the reference study's.
     """
+    plan = record.plan
+    size = min(plan.largest, REPORTED_SIZE)
+    with tempfile.TemporaryDirectory() as folder:
+        place = f"{folder}/vectors"
+        write_synthetic(place, size)
+        cells = [
+            {"architecture": a, "variant": v, "batch_size": batch}
+            | {"dataset": place, "size": size}
+            for a in plan.architectures.split()
+            for v, batch in (
+                ("control", VARIANTS["control"].batch_size),
+                ("all", STUDY_BATCHES[a]),
+                ("all", VARIANTS["all"].batch_size),
+            )
+        ]
+        measure_once(record, "memory", "memory", *cells)
+
+
+def measure_growth(record: Record) -> None:
+    """Measure cost by number of vectors, on random ones in a temporary folder."""
     plan = record.plan
     sizes = [plan.largest // 10**n for n in range(10) if plan.largest // 10**n >= 1000]
     sizes = (sizes or [plan.largest])[:3]
@@ -270,14 +297,6 @@ def measure_growth(record: Record) -> None:
             for n, cell in cells.items():
                 row = {"vectors": n, "round": turn} | cell.ask(plan.seconds)
                 record.add("growth", row)
-        stack.close()
-        size = min(plan.largest, REPORTED_SIZE)
-        memory = [
-            {"architecture": a, "variant": v, "dataset": place, "size": size}
-            for a in plan.architectures.split()
-            for v in ("control", "all")
-        ]
-        measure_once(record, "memory", "memory", *memory)
 
 
 def write_synthetic(folder: str, pool: int, length: int = 50) -> None:

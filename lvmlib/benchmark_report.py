@@ -27,6 +27,7 @@ LEVERS = {
     "usual": "batch 256, bf16, fused, gather",
     "bare": "the same and our layers",
     "all": "all: training.train",
+    "malloc": "all, and malloc with huge pages",
 }
 
 
@@ -207,16 +208,23 @@ def ceilings(rows: pd.DataFrame) -> str:
     return f"Matrix products reached {said[0]} and {said[1]}, by round."
 
 
-def memory_table(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Return peak memory in GB as a table, and that of "all" by architecture."""
-    gigabytes = rows.assign(gb=rows["peak_mb"] * 2**20 / 1e9)
-    wide = gigabytes.pivot_table(
-        index="architecture", columns="variant", values="gb", sort=False
-    )
-    shown = pd.DataFrame({"architecture": wide.index})
-    for variant in ("control", "all"):
-        shown[f"{variant}, GB"] = [f"{value:.2f}" for value in wide[variant]]
-    return shown, wide["all"].to_dict()
+def memory_table(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, float]]]:
+    """Return peak memory in GB as a table, and by architecture.
+
+    The table has columns for the control, for "all" with the study's batch and for
+    "all" with the benchmark's; the list has a dictionary for each of the last two.
+    """
+    rows = rows.assign(gb=rows["peak_mb"] * 2**20 / 1e9)
+    shown = pd.DataFrame({"architecture": rows["architecture"].unique()})
+    found = []
+    for place, name in enumerate(("control", "all, study's batch", "all, largest")):
+        chosen = rows.groupby("architecture", sort=False).nth(place)
+        shown[f"{name}, GB (batch)"] = [
+            f"{gb:.2f} ({batch})"
+            for gb, batch in zip(chosen["gb"], chosen["batch_size"], strict=True)
+        ]
+        found.append(dict(zip(chosen["architecture"], chosen["gb"], strict=True)))
+    return shown, found[1:]
 
 
 def seconds_to(curve: list, level: float) -> float:

@@ -39,6 +39,14 @@ from lvmlib.weights import load_weights, save_weights
 LATENCY_BATCHES = (1, 8, 32, 128)
 # Peak rates of "all", with warm-up: the reference study's; graphmert's is rescaled.
 RATES = {"amn": 4e-3, "lstm": 2e-3, "gru": 4e-3, "transformer": 3e-4, "graphmert": 2e-4}
+# What the reference study trains with.
+STUDY_BATCHES = {
+    "amn": 64,
+    "lstm": 64,
+    "gru": 64,
+    "transformer": 64,
+    "graphmert": 32,
+}
 
 
 class Turnstile:
@@ -109,7 +117,7 @@ def cell_speed(
     data = open_dataset(dataset, verify=False)
     windows = make_split(data, protocol, size).train
     torch.manual_seed(0)
-    if variant == "all":
+    if variant in ("all", "malloc"):
         # So many that no epoch ends: validation and saving are not what is measured.
         windows = np.tile(windows, (max(1, 400_000 // len(windows)), 1))
         split = Split(windows, windows[:8], windows[:8])
@@ -147,7 +155,12 @@ def cell_ceiling(turn: Turnstile, side: int = 2048) -> None:
 
 
 def cell_memory(
-    turn: Turnstile, architecture: str, variant: str, dataset: str, size: int
+    turn: Turnstile,
+    architecture: str,
+    variant: str,
+    batch_size: int,
+    dataset: str,
+    size: int,
 ) -> None:
     """Train ten steps and, for "all", validate, to see what memory that takes."""
     data = open_dataset(dataset, verify=False)
@@ -155,6 +168,7 @@ def cell_memory(
     turn.wait()
     if variant == "all":
         recipe = engine_recipe(architecture, arm="steps", min_steps=10)
+        recipe = replace(recipe, batch_size=batch_size)
         run_train(build_model(architecture), data, split, recipe)
     else:
         model, forward = plain_model(architecture, VARIANTS[variant])

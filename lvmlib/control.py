@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lvmlib.layers import Dropout
 from lvmlib.models import build_model
 from lvmlib.models.transformer import causal_mask
-from lvmlib.training import GRADIENT_NORM_LIMIT, resolve_precision
+from lvmlib.training import GRADIENT_NORM_LIMIT, HUGE_PAGES, resolve_precision
 from lvmlib.vectors import Dataset
 
 
@@ -33,6 +33,7 @@ class Variant:
     gather: bool = False  # from the memory map, no DataLoader and no .item()
     bf16: bool = False  # autocast
     layers: bool = False  # ours, in place of torch's plain ones
+    tunables: str = ""  # GLIBC_TUNABLES of the process
 
 
 USUAL = Variant(256, fused=True, gather=True, bf16=True)
@@ -47,6 +48,7 @@ VARIANTS = {
     "usual": USUAL,
     "bare": replace(USUAL, layers=True),
     "all": replace(USUAL, layers=True),  # not this loop but `training.train`
+    "malloc": replace(USUAL, layers=True, tunables=HUGE_PAGES),  # the same, and this
 }
 REPORTED_RATE, REPORTED_DECAY = 5e-4, 0.01
 REPORTED_RATES = {"graphmert": 1e-4}  # where it is another one

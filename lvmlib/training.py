@@ -39,7 +39,13 @@ from lvmlib.weights import save_weights
 
 GRADIENT_NORM_LIMIT = 1.0
 LEVEL_TOLERANCE = 0.02  # how near the constant-mean level counts as being at it
+VALIDATION_BLOCK = 2048  # windows; all at once would be the peak of a run's memory
 STEPS_TO_AGREE = 64  # how often several devices ask the first one's clock
+# For GLIBC_TUNABLES, in the Snakefile: malloc keeps what is freed, in huge pages.
+HUGE_PAGES = ":".join(
+    f"glibc.malloc.{name}"
+    for name in ("hugetlb=1", "trim_threshold=4000000000", "mmap_threshold=4000000000")
+)
 ARMS = ("epochs", "steps")
 SCHEDULES = ("cosine", "constant", "plateau")
 PRECISIONS = ("auto", "32-true", "bf16-mixed")
@@ -346,8 +352,9 @@ def _update(
     loss = F.mse_loss(raw, target, reduction="sum") / (share * raw.shape[1])
     optimizer.zero_grad()
     fabric.backward(loss)
-    norm = fabric.clip_gradients(
-        model, optimizer, max_norm=GRADIENT_NORM_LIMIT, error_if_nonfinite=False
+    # Not fabric.clip_gradients, which walks through all modules at each step.
+    norm = nn.utils.clip_grad_norm_(
+        optimizer.param_groups[0]["params"], GRADIENT_NORM_LIMIT
     )
     optimizer.step()
     with torch.no_grad():  # kept on the device: reading a number would wait for it
@@ -403,12 +410,15 @@ def _validate(
 ) -> dict[str, float]:
     """Return validation figures; each device computes its share of the windows."""
     share = windows[fabric.global_rank :: fabric.world_size]
-    raw = predict_windows(model, dataset, share)
-    target = dataset.gather(share[:, -1])
-    finite = np.isfinite(raw).all()
-    cosine = evaluation.cosine(raw, target).sum() if finite else math.nan
-    sums = [((raw - target) ** 2).sum() / dataset.dim, cosine]
-    sums = torch.tensor(sums, dtype=torch.float64)
+    sums = torch.zeros(2, dtype=torch.float64)
+    for start in range(0, len(share), VALIDATION_BLOCK):
+        part = share[start : start + VALIDATION_BLOCK]
+        raw = predict_windows(model, dataset, part)
+        target = dataset.gather(part[:, -1])
+        finite = np.isfinite(raw).all()
+        cosine = evaluation.cosine(raw, target).sum() if finite else math.nan
+        error = np.square(raw - target).sum(dtype=np.float64) / dataset.dim
+        sums += torch.tensor([error, cosine], dtype=torch.float64)
     if fabric.world_size > 1:
         sums = fabric.all_reduce(sums.to(fabric.device), reduce_op="sum")
     loss, cosine = (sums / len(windows)).tolist()
