@@ -40,8 +40,8 @@ benchmark: $(READY) ## measure speed, memory and latency here (25 minutes on an 
 	  -p rounds 10 -p seconds 0.4 \
 	  -p architectures "amn lstm gru transformer graphmert" \
 	  -p variants "fused gather batch128 batch256 bf16 layers usual bare all malloc" \
-	  -p quality_architectures "amn lstm gru" -p quality_size 2500 \
-	  -p quality_epochs 10 -p quality_seeds 3 -p largest 1000000 -p threads 0 \
+	  -p quality_architectures "amn lstm gru" -p quality_size 5000 \
+	  -p quality_epochs 12 -p quality_seeds 3 -p largest 1000000 -p threads 0 \
 	  -p output reports/benchmark/benchmark.json
 	@$(IN_VENV) $(BIN)/jupyter nbconvert --to lvm_report --output index \
 	  reports/benchmark/benchmark.ipynb

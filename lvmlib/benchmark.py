@@ -74,8 +74,8 @@ class Plan:
     architectures: str = "amn lstm gru transformer graphmert"
     variants: str = " ".join(list(VARIANTS)[1:])
     quality_architectures: str = "amn lstm gru"
-    quality_size: int = 2500
-    quality_epochs: int = 10
+    quality_size: int = 5000
+    quality_epochs: int = 12
     quality_seeds: int = 3
     largest: int = 1_000_000
     threads: int = 0

@@ -40,13 +40,13 @@ LATENCY_BATCHES = (1, 8, 32, 128)
 # Peak rates of "all", with warm-up: the reference study's; graphmert's is rescaled.
 RATES = {"amn": 4e-3, "lstm": 2e-3, "gru": 4e-3, "transformer": 3e-4, "graphmert": 2e-4}
 # What the reference study trains with.
-STUDY_BATCHES = {
-    "amn": 64,
-    "lstm": 64,
-    "gru": 64,
-    "transformer": 64,
-    "graphmert": 32,
-}
+STUDY_BATCHES = {"graphmert": 32} | dict.fromkeys(
+    ("amn", "lstm", "gru", "transformer"), 64
+)
+# To a quality: recurrent networks need updates more than windows.
+QUALITY_BATCHES = {"amn": 128, "transformer": 64} | dict.fromkeys(
+    ("lstm", "gru", "graphmert"), 32
+)
 
 
 class Turnstile:
@@ -198,7 +198,8 @@ def cell_quality(
     torch.manual_seed(seed)
     turn.wait()
     if variant == "all":
-        recipe = engine_recipe(architecture, batch_size=128, epochs=epochs)
+        recipe = engine_recipe(architecture, epochs=epochs)
+        recipe = replace(recipe, batch_size=QUALITY_BATCHES[architecture])
         history = run_train(build_model(architecture), data, split, recipe, seed)
         seconds, cosines = history["seconds"].cumsum(), history["validation_cosine"]
         turn.answer(curve=list(zip(seconds, cosines, strict=True)))
