@@ -8,6 +8,7 @@ alone, with `--render`; with `--ship amn`, that entry's model goes into the pack
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shutil
 import subprocess
@@ -24,7 +25,7 @@ from lvmlib.files import atomic_path
 from lvmlib.models import model_class
 from lvmlib.parameters import runs_root
 from lvmlib.report import signed
-from lvmlib.runs import load_run
+from lvmlib.runs import SHARED, load_run
 from lvmlib.statistics import clustered_interval, format_interval
 from lvmlib.study import load_study, read_plan
 from lvmlib.summary import best_baseline, headline_sizes, main_arm, main_runs
@@ -40,7 +41,9 @@ def publish_runs(study: str | Path, target: str | Path) -> int:
     """Copy the plan and each finished run's small files; return the number of runs.
 
     Weights, notebooks and checkpoints stay where they are. Of test.parquet the columns
-    that the summary reads are kept, as float32: about 20 bytes a test window.
+    that the summary reads are kept, as float32: about 8 bytes a test window. Those of
+    the baselines are the same for all runs on one training set: `target`/baselines has
+    them once, and `load_run` joins them.
     """
     study, target = Path(study), Path(target)
     table = load_study(study)
@@ -49,10 +52,14 @@ def publish_runs(study: str | Path, target: str | Path) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         paired = dict.fromkeys((*PAIRED_BASELINES, row.best_baseline))
         scores = pd.read_parquet(Path(row.folder) / "test.parquet")
-        write_scores(
-            scores[COLUMNS + [f"cosine_{name}" for name in paired]],
-            folder / "test.parquet",
-        )
+        baselines = scores[[f"cosine_{name}" for name in paired]].astype("float32")
+        found = hashlib.sha256(baselines.to_numpy().tobytes()).hexdigest()[:16]
+        shared = target / "baselines" / f"{found}.parquet"
+        if not shared.exists():
+            write_scores(baselines, shared)
+        scores = scores[COLUMNS]
+        scores.attrs[SHARED] = shared.name
+        write_scores(scores, folder / "test.parquet")
         for name in ("history.csv", "run.json"):  # run.json last: then it is done
             with atomic_path(folder / name) as temporary:
                 shutil.copyfile(Path(row.folder) / name, temporary)

@@ -40,6 +40,7 @@ from lvmlib.vectors import Dataset, Split, make_split, open_dataset
 
 PACKAGES = ("torch", "lightning-fabric", "numpy", "scipy", "pandas")
 CONTEXT = 5
+SHARED = "baselines"  # attribute of a published test.parquet: where those columns are
 
 
 class RunError(RuntimeError):
@@ -69,6 +70,10 @@ def load_run(folder: str | Path) -> Run:
         info = json.loads((folder / "run.json").read_text())
         history = pd.read_csv(folder / "history.csv")
         scores = pd.read_parquet(folder / "test.parquet")
+        shared = scores.attrs.get(SHARED)
+        if shared:
+            shared = folder.parents[3] / "baselines" / Path(shared).name
+            scores = scores.join(pd.read_parquet(shared))
     except (OSError, ValueError) as error:
         raise RunError(f"{folder} holds no finished run ({error}).") from error
     return Run(folder, info, history, scores)
