@@ -23,7 +23,7 @@ LEVERS = {
     "batch128": "batch 128",
     "batch256": "batch 256",
     "bf16": "bf16 autocast",
-    "layers": "our layers",
+    "layers": "our layers, our clipping",
     "usual": "batch 256, bf16, fused, gather",
     "bare": "the same and our layers",
     "all": "all: training.train",

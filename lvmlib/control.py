@@ -20,7 +20,12 @@ from torch.utils.data import DataLoader, TensorDataset
 from lvmlib.layers import Dropout
 from lvmlib.models import build_model
 from lvmlib.models.transformer import causal_mask
-from lvmlib.training import GRADIENT_NORM_LIMIT, HUGE_PAGES, resolve_precision
+from lvmlib.training import (
+    GRADIENT_NORM_LIMIT,
+    HUGE_PAGES,
+    clip_gradients,
+    resolve_precision,
+)
 from lvmlib.vectors import Dataset
 
 
@@ -32,7 +37,7 @@ class Variant:
     fused: bool = False  # AdamW in one kernel
     gather: bool = False  # from the memory map, no DataLoader and no .item()
     bf16: bool = False  # autocast
-    layers: bool = False  # ours, in place of torch's plain ones
+    layers: bool = False  # ours, in place of torch's plain ones; and clipping
     tunables: str = ""  # GLIBC_TUNABLES of the process
 
 
@@ -211,7 +216,10 @@ def one_pass(
         loss = F.mse_loss(raw.to(target.dtype), target)
         optimizer.zero_grad()
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM_LIMIT)
+        if variant.layers:
+            norm = clip_gradients(parameters)
+        else:
+            norm = nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM_LIMIT)
         optimizer.step()
         if variant.gather:  # the same sums as `train` keeps, never read here
             with torch.no_grad():

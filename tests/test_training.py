@@ -762,3 +762,18 @@ def test_checkpoints_count_time_across_epochs(dataset, split, tmp_path, monkeypa
     recipe = replace(RECIPE, epochs=30, batch_size=1000)  # one update an epoch
     run(tmp_path, dataset, split, recipe, checkpoint_seconds=60)
     assert saved
+
+
+@pytest.mark.parametrize("scale", [1e-6, 0.9, 1.1, 1e3, float("nan")])
+def test_clipping_is_torch_s_to_the_bit(scale):
+    ours, theirs = ([torch.nn.Parameter(torch.ones(n)) for n in (3, 4)] for _ in "ab")
+    ours.append(torch.nn.Parameter(torch.ones(2)))  # never gets a gradient
+    unit = F.normalize(torch.arange(1.0, 8), dim=0).split([3, 4])
+    for parameters in (ours, theirs):
+        for parameter, part in zip(parameters, unit, strict=False):
+            parameter.grad = part * scale
+    norm = training.clip_gradients(ours)
+    expected = torch.nn.utils.clip_grad_norm_(theirs, training.GRADIENT_NORM_LIMIT)
+    assert torch.equal(norm, expected) or scale != scale
+    for a, b in zip(ours, theirs, strict=False):
+        torch.testing.assert_close(a.grad, b.grad, rtol=0, atol=0, equal_nan=True)
