@@ -15,7 +15,7 @@ from importlib.resources import files
 import numpy as np
 import pandas as pd
 
-from lvmlib import findings
+from lvmlib import explanations, findings
 from lvmlib.comparison import compare_sizes
 from lvmlib.report import signed
 from lvmlib.runs import load_run
@@ -134,7 +134,9 @@ def only_improver(
 def average_falls(evidence: Evidence, architectures: list[str]) -> Result:
     """Fall of the mean over architectures: its change is below zero."""
     share = 1 / len(architectures)
-    mean = findings.combined_change(evidence.runs, dict.fromkeys(architectures, share))
+    mean = explanations.combined_change(
+        evidence.runs, dict.fromkeys(architectures, share)
+    )
     if mean is None:
         return OPEN, f"not all measured: {evidence.said(architectures)}"
     word = verdict(mean)
@@ -147,7 +149,7 @@ def most_scalable(
 ) -> Result:
     """Gain more from the data than every other architecture."""
     gaps = {
-        other: findings.combined_change(evidence.runs, {architecture: 1, other: -1})
+        other: explanations.combined_change(evidence.runs, {architecture: 1, other: -1})
         for other in architectures
         if other != architecture
     }
@@ -190,7 +192,7 @@ def ceiling(evidence: Evidence, architectures: list[str]) -> Result:
 
 def other_rate(evidence: Evidence) -> Result:
     """Another learning rate gains more than the margin at the larger size."""
-    found = findings.rates(evidence.everything)
+    found = explanations.rates(evidence.everything)
     if found.empty:
         return OPEN, "no other rate was tried at the larger size"
     best = found.groupby("entry", sort=False)["difference"].max()

@@ -217,7 +217,7 @@ def fitted_curves(runs: pd.DataFrame, curves: dict) -> Figure:
 
 
 def collapse(rows: pd.DataFrame) -> Figure:
-    """Draw training cosine and gradient norm by epoch of `findings.graphmert_runs`."""
+    """Draw training cosine and gradient norm of `explanations.graphmert_runs`."""
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(7, 6), sharex=True)
     for n, row in enumerate(rows.itertuples()):
         label = f"{row.entry}, {row.size:,}, {row.protocol.replace('_', ' ')}"

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from studies import LARGE, SMALL, write_pairs, write_run
 
 torch.set_num_threads(1)
 
@@ -94,3 +95,12 @@ def python():
         )
 
     return start
+
+
+@pytest.fixture
+def study(tmp_path):
+    """amn gains 0.03, gru 0.001, at three seeds; at equal updates amn gains 0.01."""
+    write_pairs(tmp_path, {"amn": 0.03, "gru": 0.001})
+    for seed in range(3):
+        write_run(tmp_path, "amn", LARGE, 0.51, seed=seed, arm="steps", steps=SMALL)
+    return tmp_path

@@ -1,0 +1,280 @@
+"""What became of GraphMERT, other learning rates, and the report's four hypotheses.
+
+Functions take tables of `load_study`, as in `lvmlib.findings`.
+"""
+
+from __future__ import annotations
+
+from html import escape
+
+import numpy as np
+import pandas as pd
+
+from lvmlib.comparison import compare, compare_sizes, registered, window_scores
+from lvmlib.findings import ARMS, contrasts, interval_text, listed, not_measured
+from lvmlib.parameters import model_options
+from lvmlib.report import signed
+from lvmlib.runs import load_run
+from lvmlib.scaling import ResampledCurve
+from lvmlib.statistics import Interval, clustered_interval
+from lvmlib.summary import REPORTED_SIZES, headline_sizes, main_runs
+from lvmlib.training import LEVEL_TOLERANCE
+
+
+def graphmert_runs(everything: pd.DataFrame, reported: pd.DataFrame) -> pd.DataFrame:
+    """Return the GraphMERT runs of both studies with what became of each.
+
+    Adds the recipe (warmup, mask), the constant-mean `level`, and epochs: of the best
+    training cosine (`peak`), of the fall back to the level (`fell`: NaN if it did not)
+    and of the largest gradient norm (`steepest`).
+    """
+    rows = []
+    for runs in (reported, everything):
+        for row in runs[runs["architecture"] == "graphmert"].to_dict("records"):
+            run = load_run(row["folder"])
+            history, used = run.history.set_index("epoch"), run.info["parameters"]
+            level = run.info["training_mean_cosine"]
+            cosine, norms = history["train_cosine"], history["gradient_norm_max"]
+            fell = fall(cosine, level)
+            rows.append(
+                row
+                | {"warmup": used["warmup"], "level": level, "history": history}
+                | {"mask": used.get("mask", model_options("graphmert")["mask"])}
+                | {"peak": cosine.idxmax(), "peak_cosine": cosine.max()}
+                | {"fell": fell, "fell_step": history["step"].get(fell, np.nan)}
+                | {"steepest": norms.idxmax(), "norm": norms.max()}
+            )
+    unique = pd.DataFrame(rows)
+    return unique.drop_duplicates("folder") if rows else unique
+
+
+def fall(cosine: pd.Series, level: float) -> float:
+    """Return the epoch when the training cosine fell back to the level; NaN if not."""
+    at_level = cosine <= level + LEVEL_TOLERANCE
+    after = at_level & (~at_level).cummax()
+    return float(after.idxmax()) if after.any() else float("nan")
+
+
+def graphmert_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Format what `graphmert_runs` returns."""
+    if rows.empty:
+        return rows
+    digits = "{:.4f}".format
+    peaks = zip(rows["peak_cosine"].map(digits), rows["peak"], strict=True)
+    falls = zip(rows["fell"], rows["fell_step"], strict=True)
+    norms = zip(rows["norm"], rows["steepest"], strict=True)
+    return pd.DataFrame(
+        {
+            "entry": rows["entry"],
+            "vectors": rows["size"].map("{:,}".format),
+            "status": rows["status"],
+            "fell back at epoch (by update)": [
+                "—" if np.isnan(e) else f"{e:.0f} ({step:,.0f})" for e, step in falls
+            ],
+            "best training cosine (epoch)": [f"{c} ({e})" for c, e in peaks],
+            "last": [digits(h["train_cosine"].iloc[-1]) for h in rows["history"]],
+            "constant mean": rows["level"].map(digits),
+            "largest gradient norm (epoch)": [f"{n:.3g} ({e})" for n, e in norms],
+            "test cosine": rows["test_cosine"].map(digits),
+            "warm-up": rows["warmup"].map("{:.0%}".format),
+            "mask": rows["mask"],
+            "precision": rows["precision"],
+            "protocol": rows["protocol"].str.replace("_", " "),
+        }
+    )
+
+
+def graphmert_said(rows: pd.DataFrame, everything: pd.DataFrame) -> str:
+    """Say which versions collapsed, what the changes did, and whether it scales."""
+    if rows.empty:
+        return not_measured("any GraphMERT run")
+    said = []
+    for status, part in rows.groupby("status", sort=False):
+        names = [f"{r.entry} at {r.size:,} ({r.protocol})" for r in part.itertuples()]
+        said.append(f"**{status.capitalize()}:** {', '.join(names)}.")
+    own = everything[everything["architecture"] == "graphmert"]
+    plain = own[own["entry"] == "graphmert"]
+    for (entry, size), cell in own.groupby(["entry", "size"], sort=False):
+        same = plain[(plain["size"] == size) & (plain["entry"] != entry)]
+        if set(same["seed"]) & set(cell["seed"]):
+            found = compare(cell, same)
+            seeds = f"{found.seeds} seed{'s' if found.seeds > 1 else ''}"
+            said.append(
+                f"At {size:,} vectors {entry} differs from graphmert by "
+                f"{interval_text(found)} in test cosine ({seeds})."
+            )
+    small, large = headline_sizes(everything)
+    changes = compare_sizes(own, small, large)
+    for row in changes.itertuples() if small < large else ():
+        said.append(
+            f"From {small:,} to {large:,} vectors {row.entry} changes by "
+            f"{interval_text(row.interval)}: {row.verdict}."
+        )
+    if changes.empty or small == large:
+        said.append(not_measured(f"a GraphMERT at both {small:,} and {large:,}"))
+    return " ".join(said)
+
+
+def rates(everything: pd.DataFrame) -> pd.DataFrame:
+    """Compare other learning rates with the registered one at the largest size.
+
+    By validation cosine, paired by seed. Columns entry, registered, rate, difference,
+    seeds, and `spread`, the standard deviation over the registered entry's seeds.
+    """
+    runs = main_runs(everything)
+    _, large = headline_sizes(runs)
+    rows = []
+    for entry, base in runs[runs["size"] == large].groupby("entry", sort=False):
+        alike = everything["entry"] != entry
+        for column in ("architecture", "protocol", "arm", "size"):
+            alike &= everything[column] == base[column].iloc[0]
+        own = _rate(base)
+        for _, cell in everything[alike].groupby("entry", sort=False):
+            common = set(cell["seed"]) & set(base["seed"])
+            if not common or _rate(cell) == own:
+                continue
+            sides = [side[side["seed"].isin(common)] for side in (cell, base)]
+            other, same = (side["validation_cosine"].mean() for side in sides)
+            row = {"entry": entry, "registered": own, "rate": _rate(cell)}
+            row |= {"difference": other - same, "seeds": len(common)}
+            rows.append(row | {"spread": base["validation_cosine"].std()})
+    columns = ["entry", "registered", "rate", "difference", "seeds", "spread"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _rate(runs: pd.DataFrame) -> float:
+    return load_run(runs["folder"].iloc[0]).info["parameters"]["learning_rate"]
+
+
+def rate_table(found: pd.DataFrame) -> pd.DataFrame:
+    """Format what `rates` returns."""
+    table = found.assign(
+        difference=found["difference"].map(lambda x: signed(x, 4)),
+        spread=found["spread"].map("{:.4f}".format).replace("nan", "—"),
+    )
+    names = {"registered": "registered rate", "rate": "other rate"}
+    names |= {"difference": "validation cosine: other − registered"}
+    return table.rename(columns=names | {"spread": "deviation between seeds"})
+
+
+def rate_said(found: pd.DataFrame, runs: pd.DataFrame) -> str:
+    """Say for which entries another rate was better than the registered one."""
+    _, large = headline_sizes(runs)
+    if found.empty:
+        return not_measured(f"another learning rate at {large:,} vectors")
+    said = []
+    for entry, part in found.groupby("entry", sort=False):
+        best = part.loc[part["difference"].idxmax()]
+        change = f"{signed(best['difference'], 4)} in validation cosine"
+        said.append(
+            f"**{entry}:** at {large:,} vectors the best of {len(part)} other rates, "
+            f"{best['rate']:g}, gives {change} against the registered "
+            f"{best['registered']:g}."
+        )
+    return " ".join(said)
+
+
+# --- the four hypotheses ------------------------------------------------------------
+
+
+def hypotheses(
+    everything: pd.DataFrame,
+    curves: dict[str, dict[str, ResampledCurve]],
+) -> pd.DataFrame:
+    """Return the original report's four explanations with what these runs say."""
+    runs = main_runs(everything)
+    changes = contrasts(everything)
+    changes = registered(changes[changes["arm"] == ARMS["epochs"]])
+    rows = [
+        (
+            "1. Diversity of the data matters more than its quantity",
+            f"not measured: every vector here is from one source "
+            f"({escape(runs['dataset'].iloc[0])}).",
+        ),
+        (
+            "2. The models have reached the limit of their capacity",
+            f"{_about_capacity(runs, changes)} {_about_gains(curves)}",
+        ),
+        ("3. The larger set needs other hyperparameters", _about_rates(everything)),
+        (
+            "4. The task is simple: 80k examples already cover it",
+            f"{_about_enough(runs, changes)} {_about_gains(curves)}",
+        ),
+    ]
+    return pd.DataFrame(rows, columns=["hypothesis", "these runs say"])
+
+
+def _about_capacity(runs: pd.DataFrame, changes: pd.DataFrame) -> str:
+    text = "not measured: no architecture was trained at two capacities."
+    sizes = runs.groupby("entry")["parameters"].first().reindex(changes["entry"])
+    if sizes.nunique() < 2:
+        return text
+    ends = [
+        f"{entry} ({sizes[entry] / 1e6:.1f} million parameters) "
+        f"{interval_text(changes.set_index('entry').loc[entry, 'interval'])}"
+        for entry in (sizes.idxmin(), sizes.idxmax())
+    ]
+    return f"{text} Across architectures, more data changes {' and '.join(ends)}."
+
+
+def _about_gains(curves: dict[str, dict[str, ResampledCurve]]) -> str:
+    if not curves:
+        return "Learning curves: not measured (four sizes are needed)."
+    rising = [e for e, forms in curves.items() if _gain_low(forms) > 0]
+    return (
+        f"Learning curves: both fitted forms still rise beyond the uncertainty for "
+        f"{len(rising)} of {len(curves)} ({listed(rising)})."
+    )
+
+
+def _gain_low(forms: dict[str, ResampledCurve]) -> float:
+    return min(curve.interval("gain")[0] for curve in forms.values())
+
+
+def _about_rates(everything: pd.DataFrame) -> str:
+    found = rates(everything)
+    if found.empty:
+        return "not measured: each entry has one recipe at the largest size."
+    best = found.groupby("entry", sort=False)["difference"].max()
+    changes = ", ".join(f"{entry} {signed(d, 4)}" for entry, d in best.items())
+    return (
+        "tested for the learning rate: the best other rate at the largest size changes "
+        f"the validation cosine by {changes}. Batch size and schedule: not measured."
+    )
+
+
+def _about_enough(runs: pd.DataFrame, changes: pd.DataFrame) -> str:
+    small, large = headline_sizes(runs)
+    if (small, large) != tuple(REPORTED_SIZES.values()):
+        return f"not measured: the largest size here is {large:,} vectors."
+    if changes.empty:
+        return f"not measured: {small:,} against {large:,} vectors."
+    if max(interval.seeds for interval in changes["interval"]) < 2:
+        return "not measured: one seed gives no verdict."
+    counts = changes["verdict"].value_counts()
+    said = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
+    return f"tested: of the architectures, {said}."
+
+
+def combined_change(runs: pd.DataFrame, weights: dict[str, float]) -> Interval | None:
+    """Return the interval of Σ weight · change between the headline sizes.
+
+    None when an entry lacks a size, or no seed is common to all.
+    """
+    small, large = headline_sizes(runs)
+    cells = [
+        runs[(runs["entry"] == entry) & (runs["size"] == size)]
+        for entry in weights
+        for size in (small, large)
+    ]
+    seeds = set.intersection(*(set(cell["seed"]) for cell in cells))
+    if not seeds:
+        return None
+    scores, documents = [], None
+    for cell in cells:
+        cell = cell[cell["seed"].isin(seeds)].sort_values("seed")
+        values, documents = window_scores(cell)
+        scores.append(values)
+    changes = np.stack(scores[1::2]) - np.stack(scores[::2])  # (entries, S, W)
+    factors = np.array(list(weights.values()))
+    return clustered_interval(np.tensordot(factors, changes, axes=1), documents)

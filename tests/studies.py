@@ -1,0 +1,91 @@
+"""Made-up studies whose numbers are known by construction."""
+
+import json
+
+import numpy as np
+import pandas as pd
+
+from lvmlib import summary
+from lvmlib.comparison import BASELINES
+from lvmlib.evaluation import RANKINGS
+
+SMALL, LARGE = summary.REPORTED_SIZES.values()
+DOCUMENTS = np.repeat(np.arange(40), 10)
+METRICS = ["contrastive", "mse", *(f"r{k}_{r}" for k in (1, 5, 10) for r in RANKINGS)]
+METRICS += [f"mrr_{r}" for r in RANKINGS]
+HISTORY = {
+    "epoch": [1, 2],
+    "step": [10, 20],
+    "train_cosine": [0.3, 0.6],
+    "validation_cosine": [0.3, 0.5],
+    "gradient_norm": [1.0, 2.0],
+    "gradient_norm_max": [3.0, 4.0],
+}
+
+
+def noise(*seed, scale=0.02):
+    """Noise whose document means are exactly zero, so that estimates are exact."""
+    values = np.random.default_rng(seed).normal(0, scale, (40, 10))
+    return (values - values.mean(axis=1, keepdims=True)).ravel()
+
+
+def write_run(
+    study,
+    entry,
+    size,
+    cosine,
+    *,
+    seed=0,
+    arm="epochs",
+    scores=None,
+    history=None,
+    used=None,
+    six=0.5,
+    **info,
+):
+    """Write a run folder as `execute` does; `cosine` is a mean or a row a window."""
+    folder = study / entry / str(size) / arm / f"seed{seed}"
+    folder.mkdir(parents=True)
+    if np.isscalar(cosine):
+        cosine = cosine + noise(seed, size, len(entry))
+    table = {"document": DOCUMENTS, "row": np.arange(400), "cosine": cosine}
+    table |= {"contrastive": 0.9, "rank_document": 1, "rank_all": 2} | (scores or {})
+    table |= {f"cosine_{name}": 0.4 for name in BASELINES}
+    pd.DataFrame(table | {"cosine_six_numbers": 0.5}).to_parquet(
+        folder / "test.parquet"
+    )
+    pd.DataFrame(HISTORY | (history or {})).to_csv(folder / "history.csv", index=False)
+    metrics = dict.fromkeys(METRICS, 0.1) | {"cosine": 0.4, "validation_cosine": six}
+    own = {"size": size, "arm": arm, "seed": seed, "protocol": "controlled"}
+    own |= {"learning_rate": 0.001, "warmup": 0.05}
+    content = {
+        "architecture": entry.split("-")[0],
+        "parameters": own | (used or {}),
+        "status": "trained",
+        "test": metrics
+        | {"cosine": float(np.mean(cosine)), "windows": 400, "documents": 40},
+        "baselines": {name: metrics for name in BASELINES},
+        "best_baseline": "six_numbers",
+        "windows": {"train": size - 5, "validation": 10, "test": 400},
+        "model_parameters": dict.fromkeys(
+            ("trainable", "with_buffers"), 10**6 * (1 + (entry == "gru"))
+        ),
+        "latency_ms": {"p50": 2.0, "p95": 3.0},
+        "dataset": {"name": "made-up", "sha256": "ab" * 32},
+        "recipe_hash": "x",
+        "training_mean_cosine": 0.2,
+        "steps": size,
+    }
+    content |= {"epochs": 2, "best_epoch": 2, "skill": 0.1, "peak_memory_mb": 1.0}
+    content |= dict.fromkeys(["validation_cosine", "train_cosine"], 0.5)
+    content |= dict.fromkeys(["windows_per_second", "wall_seconds"], 10.0)
+    content |= {"precision": "32-true", "device": "cpu", "threads": 1, "commit": "abc"}
+    (folder / "run.json").write_text(json.dumps(content | info))
+
+
+def write_pairs(study, changes, seeds=3, base=0.5):
+    """Write both headline sizes of every architecture, with the given changes."""
+    for entry, gain in changes.items():
+        for seed in range(seeds):
+            write_run(study, entry, SMALL, base, seed=seed)
+            write_run(study, entry, LARGE, base + gain, seed=seed)

@@ -1,0 +1,106 @@
+"""The original report's claims, on made-up studies whose numbers are known."""
+
+import json
+from importlib.resources import files
+
+from studies import LARGE, SMALL, write_pairs, write_run
+
+from lvmlib import claims
+from lvmlib.study import load_study
+
+
+def verdicts(study):
+    everything = load_study(study)
+    table, _ = claims.table(everything, everything[:0], {})
+    return table.set_index("claim")["verdict"].to_dict()
+
+
+def test_every_claim_names_a_check_and_none_a_verdict():
+    entries = json.loads((files("lvmlib") / "claims.json").read_text())
+    for entry in entries:
+        assert entry["check"] in claims.CHECKS
+        assert entry["where"]
+        texts = [text for text in entry.values() if isinstance(text, str)]
+        assert not set(texts) & {claims.HOLDS, claims.FAILS, claims.OPEN}
+    assert {entry["check"] for entry in entries} == set(claims.CHECKS)
+
+
+def test_claims_hold_where_the_runs_say_so(tmp_path):
+    changes = {"amn": 0.002, "lstm": -0.02, "transformer": -0.03, "gru": 0.02}
+    write_pairs(tmp_path, changes)
+    found = verdicts(tmp_path)
+    assert found["GRU is the only architecture that improves"] == claims.HOLDS
+    assert found["GRU scales better than every other architecture"] == claims.HOLDS
+    assert found["AMN does not change with more data"] == claims.HOLDS
+    assert found["LSTM regresses with more data"] == claims.HOLDS
+    assert found["LSTM does not change with more data"] == claims.FAILS
+    assert found["2.88 times more data does not improve performance"] == claims.FAILS
+    assert found["GraphMERT regresses with more data"] == claims.OPEN
+    everything = load_study(tmp_path)
+    table, said = claims.table(everything, everything[:0], {})
+    mean = table.set_index("claim").loc[
+        "On average the score falls with more data (−0.97%)"
+    ]
+    assert mean["because"].startswith("mean change −0.0070")
+    assert mean["verdict"] == claims.HOLDS
+    assert said.startswith(f"The verdicts on its {len(table)} claims: ")
+
+
+def test_claims_fail_where_the_runs_say_so(tmp_path):
+    changes = dict.fromkeys(["amn", "lstm", "transformer"], 0.03) | {"gru": 0.01}
+    write_pairs(tmp_path, changes)
+    found = verdicts(tmp_path)
+    for claim in (
+        "2.88 times more data does not improve performance",
+        "On average the score falls with more data (−0.97%)",
+        "GRU is the only architecture that improves",
+        "GRU scales better than every other architecture",
+        "The architectures have reached their learning ceiling",
+        "More data helps only when its diversity grows",
+    ):
+        assert found[claim] == claims.FAILS, claim
+    assert found["GRU is worth training on 232k"] == claims.HOLDS
+
+
+def test_claims_need_two_seeds(tmp_path):
+    write_pairs(tmp_path, dict.fromkeys(["amn", "lstm", "transformer", "gru"], 0.03), 1)
+    found = verdicts(tmp_path)
+    assert found["2.88 times more data does not improve performance"] == claims.OPEN
+    assert found["On average the score falls with more data (−0.97%)"] == claims.OPEN
+    assert found["GRU scales better than every other architecture"] == claims.OPEN
+    assert found["Transformer (80k) has the highest accuracy"] == claims.OPEN
+
+
+def test_the_best_must_beat_every_other(tmp_path):
+    write_pairs(tmp_path, {"amn": 0, "lstm": 0, "gru": 0})
+    claim = "Transformer (80k) has the highest accuracy"
+    assert verdicts(tmp_path)[claim] == claims.OPEN
+    write_pairs(tmp_path, {"transformer": 0}, base=0.52)
+    assert verdicts(tmp_path)[claim] == claims.HOLDS
+
+
+def test_overfitting_is_not_collapse(tmp_path):
+    rising = {"train_cosine": [0.5, 0.7], "validation_cosine": [0.5, 0.45]}
+    fallen = {"train_cosine": [0.5, 0.2], "validation_cosine": [0.5, 0.2]}
+    claim = "GraphMERT overfits on the larger set"
+    for name, history, status, expected in (
+        ("overfit", rising, "trained", claims.HOLDS),
+        ("collapsed", fallen, "collapsed", claims.FAILS),
+    ):
+        folder = tmp_path / name
+        write_run(folder, "graphmert", LARGE, 0.3, history=history, status=status)
+        assert verdicts(folder)[claim] == expected
+    reported = load_study(tmp_path / "collapsed")
+    write_run(tmp_path / "study", "amn", SMALL, 0.5)
+    table, _ = claims.table(load_study(tmp_path / "study"), reported, {})
+    row = table.set_index("claim").loc[claim]
+    assert row["verdict"] == claims.FAILS
+    assert "collapsed: from epoch 1 to 2 validation −0.3000" in row["because"]
+
+
+def test_claims_are_about_the_reported_sizes(tmp_path):
+    write_run(tmp_path, "amn", 100, 0.5)
+    everything = load_study(tmp_path)
+    table, said = claims.table(everything, everything[:0], {})
+    assert table.empty
+    assert "80,634 and 232,605" in said

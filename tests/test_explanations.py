@@ -1,0 +1,69 @@
+"""GraphMERT, rates and hypotheses, on made-up studies whose numbers are known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from studies import LARGE, SMALL, write_run
+
+from lvmlib import explanations, plots
+from lvmlib.study import load_study
+
+
+def test_a_fall_is_a_return_to_the_level_from_above():
+    def at(*cosines):
+        return explanations.fall(pd.Series(cosines, index=range(1, 5)), level=0.2)
+
+    assert at(0.1, 0.5, 0.55, 0.21) == 4
+    assert at(0.1, 0.5, 0.22, 0.2) == 3
+    assert np.isnan(at(0.1, 0.2, 0.3, 0.4))
+    assert np.isnan(at(0.1, 0.15, 0.2, 0.21))
+
+
+def test_graphmert_versions(tmp_path):
+    collapsed = {"train_cosine": [0.5, 0.2], "gradient_norm_max": [90.0, 4.0]}
+    plain = {"history": collapsed, "status": "collapsed", "used": {"warmup": 0.0}}
+    write_run(tmp_path, "graphmert", SMALL, 0.3, **plain)
+    for size, cosine in ((SMALL, 0.5), (LARGE, 0.52)):
+        write_run(tmp_path, "graphmert-smooth", size, cosine, used={"mask": "smooth"})
+    everything = load_study(tmp_path)
+    rows = explanations.graphmert_runs(everything, everything[:0])
+    table = explanations.graphmert_table(rows).set_index(["entry", "vectors"])
+    row = table.loc[("graphmert", "80,634")]
+    assert row["fell back at epoch (by update)"] == "2 (20)"
+    assert row["best training cosine (epoch)"] == "0.5000 (1)"
+    assert row["largest gradient norm (epoch)"] == "90 (1)"
+    assert row["warm-up"] == "0%"
+    smooth = table.loc[("graphmert-smooth", "232,605")]
+    assert smooth["mask"] == "smooth"
+    assert smooth["fell back at epoch (by update)"] == "—"
+    said = explanations.graphmert_said(rows, everything)
+    assert "**Collapsed:** graphmert at 80,634 (controlled)." in said
+    assert "graphmert-smooth differs from graphmert by +0.2000" in said
+    assert "graphmert-smooth changes by +0.0200" in said
+    assert "no verdict (one seed)" in said
+    assert len(plots.collapse(rows).axes) == 2
+
+
+def test_rates_are_compared_by_validation_with_the_same_seed(study):
+    half = {"learning_rate": 0.0005}
+    write_run(study, "amn-half-rate", LARGE, 0.6, used=half, validation_cosine=0.503)
+    write_run(study, "amn-same-rate", LARGE, 0.6, validation_cosine=0.9)
+    runs = load_study(study)
+    found = explanations.rates(runs)
+    assert found["entry"].tolist() == ["amn"]
+    assert found["rate"].item() == 0.0005
+    assert found["difference"].item() == pytest.approx(0.003)
+    assert "0.0005, gives +0.0030" in explanations.rate_said(found, runs)
+
+
+def test_what_was_not_tested_is_not_claimed(tmp_path):
+    for size in (100, 200):
+        write_run(tmp_path, "amn", size, 0.5)
+    said = explanations.hypotheses(load_study(tmp_path), {})["these runs say"]
+    assert said.str.startswith("not measured").all()
+
+
+def test_the_fourth_hypothesis_is_tested_at_the_reported_sizes(study):
+    said = explanations.hypotheses(load_study(study), {})["these runs say"]
+    assert said[3].startswith("tested: of the architectures, 1 improves, 1 equivalent.")
+    assert "gru (2.0 million parameters)" in said[1]
