@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
@@ -173,15 +174,20 @@ def make_fabric(recipe: Recipe, devices: int = 1) -> Fabric:
     device = resolve_device(recipe.device)
     precision = resolve_precision(recipe.precision, device)
     mixed = precision == "bf16-mixed"
-    return Fabric(
-        accelerator=device.type,
-        devices=devices,
-        # The threshold of graphmert's band mask never gets a gradient: without this
-        # option, DDP would wait for it at the second update.
-        strategy=DDPStrategy(find_unused_parameters=True) if devices > 1 else "auto",
-        precision=None if mixed else precision,
-        plugins=Autocast("bf16-mixed", device.type) if mixed else None,
-    )
+    with warnings.catch_warnings():
+        # On every machine with Slurm; but a run of one process needs no srun.
+        warnings.filterwarnings("ignore", message="The `srun` command")
+        return Fabric(
+            accelerator=device.type,
+            devices=devices,
+            # The threshold of graphmert's band mask never gets a gradient: without
+            # this option, DDP would wait for it at the second update.
+            strategy=DDPStrategy(find_unused_parameters=True)
+            if devices > 1
+            else "auto",
+            precision=None if mixed else precision,
+            plugins=Autocast("bf16-mixed", device.type) if mixed else None,
+        )
 
 
 def make_gather(dataset: Dataset, device: torch.device) -> Callable[[Tensor], Tensor]:
