@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
+from lvmlib.runs import read_scores
 from lvmlib.statistics import Interval, clustered_interval, holm, verdict
 
 BASELINES = {
@@ -21,9 +22,7 @@ BASELINES = {
 Score = str | Callable[[pd.DataFrame], pd.Series]  # a column, or what to make of them
 
 
-@lru_cache(maxsize=256)
-def _scores(folder: str) -> pd.DataFrame:
-    return pd.read_parquet(f"{folder}/test.parquet")
+_scores = lru_cache(maxsize=256)(read_scores)
 
 
 def window_scores(

@@ -25,7 +25,7 @@ from lvmlib.files import atomic_path
 from lvmlib.models import model_class
 from lvmlib.parameters import runs_root
 from lvmlib.report import signed
-from lvmlib.runs import SHARED, load_run
+from lvmlib.runs import SHARED, load_run, read_scores
 from lvmlib.statistics import clustered_interval, format_interval
 from lvmlib.study import load_study, read_plan
 from lvmlib.summary import best_baseline, headline_sizes, main_arm, main_runs
@@ -51,7 +51,7 @@ def publish_runs(study: str | Path, target: str | Path) -> int:
         folder = target / Path(row.folder).relative_to(study)
         folder.mkdir(parents=True, exist_ok=True)
         paired = dict.fromkeys((*PAIRED_BASELINES, row.best_baseline))
-        scores = pd.read_parquet(Path(row.folder) / "test.parquet")
+        scores = read_scores(row.folder)
         baselines = scores[[f"cosine_{name}" for name in paired]].astype("float32")
         found = hashlib.sha256(baselines.to_numpy().tobytes()).hexdigest()[:16]
         shared = target / "baselines" / f"{found}.parquet"

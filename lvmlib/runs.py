@@ -69,14 +69,24 @@ def load_run(folder: str | Path) -> Run:
     try:
         info = json.loads((folder / "run.json").read_text())
         history = pd.read_csv(folder / "history.csv")
-        scores = pd.read_parquet(folder / "test.parquet")
-        shared = scores.attrs.get(SHARED)
-        if shared:
-            shared = folder.parents[3] / "baselines" / Path(shared).name
-            scores = scores.join(pd.read_parquet(shared))
+        scores = read_scores(folder)
     except (OSError, ValueError) as error:
         raise RunError(f"{folder} holds no finished run ({error}).") from error
     return Run(folder, info, history, scores)
+
+
+def read_scores(folder: str | Path) -> pd.DataFrame:
+    """Read a run's scores, a row a test window.
+
+    Published runs share their baselines' columns, which lie beside the entries.
+    """
+    folder = Path(folder)
+    scores = pd.read_parquet(folder / "test.parquet")
+    shared = scores.attrs.get(SHARED)
+    if shared:
+        beside = folder.parents[3] / "baselines" / Path(shared).name
+        scores = scores.join(pd.read_parquet(beside))
+    return scores
 
 
 def execute(settings: Settings) -> Run:

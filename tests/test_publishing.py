@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 import lvmlib
 from lvmlib import publishing
-from lvmlib.comparison import BASELINES, compare_sizes
+from lvmlib.comparison import BASELINES, compare_sizes, over_baseline
 from lvmlib.study import load_study, missing_runs, read_study
 from lvmlib.weights import PRETRAINED
 
@@ -40,6 +41,8 @@ def test_what_is_published_tells_the_same_story(study, tmp_path):
     pd.testing.assert_frame_equal(
         after.drop(columns="folder"), before.drop(columns="folder")
     )
+    leads = [over_baseline(table[:1], "ridge") for table in (after, before)]
+    assert leads[0].estimate == pytest.approx(leads[1].estimate, abs=1e-7)
     assert [run["label"] for run in missing_runs(target)] == [
         run["label"] for run in missing_runs(study)
     ]
@@ -105,6 +108,22 @@ def test_the_headline_on_made_up_numbers():
         "network so far, amn, has 0.6833 and ridge, which is no network, 0.7000."
     )
     assert "yet" in publishing.headline(runs[runs["size"] == 100])
+
+
+@pytest.mark.parametrize("name", ["reference", "as_reported"])
+def test_what_is_committed_makes_results_csv_again(name):
+    report = PROJECT / "reports" / name
+    results = load_study(report / "results.csv")
+    again = load_study(report / "runs").drop(columns="folder")
+    pd.testing.assert_frame_equal(again, results[list(again)], check_dtype=False)
+    ignored = subprocess.run(
+        ["git", "check-ignore", "--no-index", report / "runs" / "study.json"],
+        cwd=PROJECT,
+        check=False,
+    )
+    assert ignored.returncode, "git ignores the published runs"
+    for folder in load_study(report / "runs")["folder"]:
+        assert {"cosine", "cosine_ridge"} <= set(lvmlib.load_run(folder).scores)
 
 
 def test_the_readme_says_what_results_csv_says():
