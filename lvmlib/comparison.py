@@ -94,13 +94,16 @@ def compare_sizes(runs: pd.DataFrame, small: int, large: int) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        A row an entry that has both sizes with a common seed: entry, small, large (mean
-        test cosines), interval, adjusted_p (NaN with one seed), verdict.
+        A row an entry that has both sizes with a common seed: entry, small, large
+        (mean test cosines over the common seeds), interval, adjusted_p (NaN with one
+        seed), verdict.
     """
     rows = []
     for entry, group in runs.groupby("entry", sort=False):
+        seeds = [set(group["seed"][group["size"] == size]) for size in (small, large)]
+        group = group[group["seed"].isin(set.intersection(*seeds))]
         before, after = (group[group["size"] == size] for size in (small, large))
-        if set(before["seed"]) & set(after["seed"]):
+        if len(group):
             rows.append(
                 {
                     "entry": entry,

@@ -107,6 +107,15 @@ def test_verdicts_follow_from_the_intervals(study):
     assert table.loc["amn", "large"] - table.loc["amn", "small"] == pytest.approx(0.05)
 
 
+def test_the_two_means_are_over_the_common_seeds(study):
+    runs = load_study(study)
+    alone = (runs["entry"] == "amn") & (runs["size"] == 200) & (runs["seed"] > 0)
+    runs["test_cosine"] += 0.1 * runs["seed"]
+    row = compare_sizes(runs[~alone], 100, 200).set_index("entry").loc["amn"]
+    assert row["interval"].seeds == 1
+    assert row["large"] - row["small"] == pytest.approx(0.05, abs=1e-3)
+
+
 def test_one_seed_gets_no_verdict(study):
     runs = load_study(study)
     table = compare_sizes(runs[runs["seed"] == 0], 100, 200)
