@@ -8,6 +8,7 @@ of them. On the CPU only.
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import tempfile
@@ -65,6 +66,8 @@ class Plan:
         Of each cell; 0 is one a core.
     output : str
         Where the raw numbers go, as JSON; empty for nowhere.
+    measured : str
+        Such a JSON of an earlier benchmark: nothing in it is measured again.
     """
 
     dataset: str = ""
@@ -80,6 +83,7 @@ class Plan:
     largest: int = 1_000_000
     threads: int = 0
     output: str = ""
+    measured: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured; raises ValueError."""
@@ -88,6 +92,8 @@ class Plan:
         for name in self.variants.split():
             if name not in VARIANTS:
                 raise unknown_name("variant", name, VARIANTS)
+        if self.measured:
+            return
         dim = open_dataset(self.dataset, verify=False).dim
         if dim != DIM:
             raise BenchmarkError(f"{self.dataset} has dimension {dim}, expected {DIM}.")
@@ -99,12 +105,18 @@ class Record:
     def __init__(self, plan: Plan):
         self.plan = plan
         self.content: dict[str, Any] = {"plan": asdict(plan)}
+        if plan.measured:
+            self.content = json.loads(Path(plan.measured).read_text())
 
     def add(self, section: str, *rows: dict[str, Any]) -> None:
         """Append rows to a section and write everything."""
         self.content.setdefault(section, []).extend(rows)
         if self.plan.output:
             write_json(self.plan.output, self.content)
+
+    def has(self, section: str) -> bool:
+        """Say whether a section was measured before."""
+        return bool(self.plan.measured) and section in self.content
 
     def rows(self, section: str) -> pd.DataFrame:
         """Return a section as a table."""
@@ -192,6 +204,8 @@ def environment() -> dict[str, Any]:
 def measure_speed(record: Record) -> None:
     """Measure windows/s of every variant, interleaved, the control in each group."""
     plan = record.plan
+    if record.has("speed"):
+        return
     chosen = [name for name in plan.variants.split() if name != "control"]
     groups = [chosen[n : n + TOGETHER] for n in range(0, len(chosen), TOGETHER)]
     for architecture in plan.architectures.split():
@@ -223,6 +237,8 @@ def measure_speed(record: Record) -> None:
 
 def measure_once(record: Record, section: str, kind: str, *cells: dict) -> None:
     """Ask each cell once, one after another."""
+    if record.has(section):
+        return
     started = time.monotonic()
     for cell in cells:
         with Cell(record.plan, kind, **cell) as process:
@@ -263,6 +279,8 @@ def measure_memory(record: Record) -> None:
     "all" with the batch of the speed cells and with the reference study's.
     """
     plan = record.plan
+    if record.has("memory"):
+        return
     size = min(plan.largest, REPORTED_SIZE)
     with tempfile.TemporaryDirectory() as folder:
         place = f"{folder}/vectors"
@@ -283,6 +301,8 @@ def measure_memory(record: Record) -> None:
 def measure_growth(record: Record) -> None:
     """Measure cost by number of vectors, on random ones in a temporary folder."""
     plan = record.plan
+    if record.has("growth"):
+        return
     sizes = [plan.largest // 10**n for n in range(10) if plan.largest // 10**n >= 1000]
     sizes = (sizes or [plan.largest])[:3]
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:

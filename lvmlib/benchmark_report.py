@@ -152,15 +152,30 @@ def of_variant(summary: pd.DataFrame, column: str, variant: str = "all") -> dict
     return dict(zip(chosen["architecture"], chosen[column], strict=True))
 
 
-def fabric_cost(rows: pd.DataFrame) -> dict[str, float]:
-    """Return by how much "all" takes longer than "bare", the median over rounds."""
+def fabric_costs(rows: pd.DataFrame) -> pd.Series:
+    """Return by how much "all" takes longer than "bare", by architecture and round."""
     rows = rows.assign(rate=rows["windows"] / rows["seconds"])
     key = ["architecture", "group", "round"]
     rates = rows.pivot_table(index=key, columns="variant", values="rate")
     if not {"bare", "all"} <= set(rates):
-        return {}
-    cost = (rates["bare"] / rates["all"] - 1).dropna()
-    return cost.groupby("architecture").median().to_dict()
+        return pd.Series(dtype=float, index=pd.Index([], name="architecture"))
+    return (rates["bare"] / rates["all"] - 1).dropna()
+
+
+def fabric_cost(rows: pd.DataFrame) -> dict[str, float]:
+    """Return the median of `fabric_costs` over the rounds."""
+    return fabric_costs(rows).groupby("architecture").median().to_dict()
+
+
+def fabric_said(rows: pd.DataFrame) -> str:
+    """Tell the spread over rounds, so that a cost below it is not taken for exact."""
+    spread = fabric_costs(rows).groupby("architecture").quantile([0.25, 0.75]).unstack()
+    said = [
+        f"{name} {low:.1%} to {high:.1%}"
+        for name, low, high in spread.itertuples()
+        if name in TARGETS["fabric"].bounds
+    ]
+    return f"Its quartiles over the rounds: {', '.join(said)}." if said else ""
 
 
 def speed_table(summary: pd.DataFrame) -> pd.DataFrame:
@@ -232,6 +247,26 @@ def seconds_to(curve: list, level: float) -> float:
     return next((seconds for seconds, cosine in curve if cosine >= level), np.inf)
 
 
+def passes_to(curve: list, level: float) -> float:
+    """Return the number of passes over the windows that reach a level."""
+    reached = (n for n, (_, cosine) in enumerate(curve, 1) if cosine >= level)
+    return next(reached, np.inf)
+
+
+def quality_said(speedups: pd.DataFrame) -> str:
+    """Split each speed-up into fewer windows and more windows a second."""
+    said = []
+    for name, part in speedups[speedups["speedup"] > 0].groupby(
+        "architecture", sort=False
+    ):
+        fewer = part["fewer"].median()
+        faster = (part["speedup"] / part["fewer"]).median()
+        said.append(f"{name} {fewer:.1f} times fewer, {faster:.1f} times as fast")
+    if not said:
+        return ""
+    return f"Windows until that quality, and windows a second: {'; '.join(said)}."
+
+
 def quality_speedups(rows: pd.DataFrame) -> pd.DataFrame:
     """Compare, seed by seed, the time to the control's best cosine less the margin.
 
@@ -246,6 +281,7 @@ def quality_speedups(rows: pd.DataFrame) -> pd.DataFrame:
             continue  # interrupted between the two
         best = max(cosine for _, cosine in curves["control"])
         times = {v: seconds_to(curves[v], best - MARGIN) for v in ("control", "all")}
+        passes = {v: passes_to(curves[v], best - MARGIN) for v in ("control", "all")}
         found.append(
             {
                 "architecture": architecture,
@@ -255,6 +291,7 @@ def quality_speedups(rows: pd.DataFrame) -> pd.DataFrame:
                 "control_s": times["control"],
                 "all_s": times["all"],
                 "speedup": times["control"] / times["all"],
+                "fewer": passes["control"] / passes["all"],
             }
         )
     return pd.DataFrame(found)

@@ -316,3 +316,39 @@ def test_growth_is_relative_to_the_smallest_of_its_round():
     shown, found = tables.growth_table(rows)
     assert found == {"amn": pytest.approx(1.1)}
     assert shown["relative"].tolist() == ["1.00", "1.10"]
+
+
+def test_a_measured_benchmark_is_not_measured_again(tmp_path):
+    path = tmp_path / "benchmark.json"
+    plan = Plan(**TINY, architectures="amn", output=str(path), largest=1000)
+    content = {"plan": {}, "speed": [{"variant": "control"}]}
+    content |= {name: [{}] for name in ("memory", "growth", "quality")}
+    path.write_text(json.dumps(content))
+    record = Record(replace(plan, output="", measured=str(path)))
+    for name in ("speed", "memory", "growth", "quality"):
+        getattr(benchmark, f"measure_{name}")(record)
+    assert record.content == content
+    assert not Record(plan).has("speed")
+
+
+def test_a_speed_up_is_fewer_windows_times_faster_ones():
+    curves = {
+        "control": [[10.0, 0.1], [20.0, 0.5], [30.0, 0.5]],
+        "all": [[2.0, 0.499]],
+    }
+    cell = {"architecture": "amn", "seed": 0}
+    rows = pd.DataFrame([cell | {"variant": v, "curve": c} for v, c in curves.items()])
+    found = tables.quality_speedups(rows)
+    assert found["speedup"].tolist() == [10.0]
+    assert "amn 2.0 times fewer, 5.0 times as fast" in tables.quality_said(found)
+
+
+def test_the_spread_of_the_cost_of_fabric():
+    rows = [
+        {"architecture": "amn", "group": 0, "round": n, "variant": v}
+        | {"windows": 100, "seconds": seconds}
+        for n, slow in enumerate([1.0, 1.1, 1.2])
+        for v, seconds in (("bare", 1.0), ("all", slow))
+    ]
+    assert "amn 5.0% to 15.0%" in tables.fabric_said(pd.DataFrame(rows))
+    assert tables.fabric_said(pd.DataFrame(rows[:0], columns=list(rows[0]))) == ""
