@@ -56,7 +56,8 @@ def imported_names(path: Path) -> set[str]:
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             names.add(node.module.split(".")[0])
-    return names - set(sys.stdlib_module_names) - {"lvmlib", "conftest"} - OPTIONAL
+    own = {"lvmlib", "conftest", "studies"}
+    return names - set(sys.stdlib_module_names) - own - OPTIONAL
 
 
 def distributions(paths: list[Path]) -> set[str]:
