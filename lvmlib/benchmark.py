@@ -132,15 +132,14 @@ class Cell:
 
     def __init__(self, plan: Plan, kind: str, **cell: Any):
         self.task = {"kind": kind, "threads": plan.threads, **cell}
-        variant = VARIANTS.get(cell.get("variant", ""))
-        tuned = {"GLIBC_TUNABLES": variant.tunables} if variant else {}
+        tunables = VARIANTS[cell["variant"]].tunables if "variant" in cell else ""
         # Tunables are read once, when a program starts: no fork of the server would.
-        processes = SPAWNED if tuned.get("GLIBC_TUNABLES") else PROCESSES
+        processes = SPAWNED if tunables else PROCESSES
         self.connection, theirs = processes.Pipe()
         self.process = processes.Process(
             target=work, args=(theirs,), kwargs=self.task, daemon=True
         )
-        with mock.patch.dict(os.environ, tuned):
+        with mock.patch.dict(os.environ, GLIBC_TUNABLES=tunables):
             self.process.start()
         theirs.close()
 

@@ -242,15 +242,10 @@ def memory_table(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, float
     return shown, found[1:]
 
 
-def seconds_to(curve: list, level: float) -> float:
-    """Return the training seconds at the first epoch that reaches a level."""
-    return next((seconds for seconds, cosine in curve if cosine >= level), np.inf)
-
-
-def passes_to(curve: list, level: float) -> float:
-    """Return the number of passes over the windows that reach a level."""
-    reached = (n for n, (_, cosine) in enumerate(curve, 1) if cosine >= level)
-    return next(reached, np.inf)
+def first_reaching(curve: list, level: float) -> tuple[float, float]:
+    """Return passes and training seconds until a level; infinite if never."""
+    reached = ((n, s) for n, (s, cosine) in enumerate(curve, 1) if cosine >= level)
+    return next(reached, (np.inf, np.inf))
 
 
 def quality_said(speedups: pd.DataFrame) -> str:
@@ -280,18 +275,20 @@ def quality_speedups(rows: pd.DataFrame) -> pd.DataFrame:
         if not {"control", "all"} <= set(curves.index):
             continue  # interrupted between the two
         best = max(cosine for _, cosine in curves["control"])
-        times = {v: seconds_to(curves[v], best - MARGIN) for v in ("control", "all")}
-        passes = {v: passes_to(curves[v], best - MARGIN) for v in ("control", "all")}
+        level = best - MARGIN
+        (slow, control_s), (fast, all_s) = (
+            first_reaching(curves[v], level) for v in ("control", "all")
+        )
         found.append(
             {
                 "architecture": architecture,
                 "seed": seed,
                 "control's best": best,
                 "best of all": max(cosine for _, cosine in curves["all"]),
-                "control_s": times["control"],
-                "all_s": times["all"],
-                "speedup": times["control"] / times["all"],
-                "fewer": passes["control"] / passes["all"],
+                "control_s": control_s,
+                "all_s": all_s,
+                "speedup": control_s / all_s,
+                "fewer": slow / fast,
             }
         )
     return pd.DataFrame(found)

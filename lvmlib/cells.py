@@ -167,8 +167,8 @@ def cell_memory(
     split = make_split(data, "controlled", size)
     turn.wait()
     if variant == "all":
-        recipe = engine_recipe(architecture, arm="steps", min_steps=10)
-        recipe = replace(recipe, batch_size=batch_size)
+        steps = {"arm": "steps", "min_steps": 10}
+        recipe = engine_recipe(architecture, batch_size=batch_size, **steps)
         run_train(build_model(architecture), data, split, recipe)
     else:
         model, forward = plain_model(architecture, VARIANTS[variant])
@@ -198,8 +198,8 @@ def cell_quality(
     torch.manual_seed(seed)
     turn.wait()
     if variant == "all":
-        recipe = engine_recipe(architecture, epochs=epochs)
-        recipe = replace(recipe, batch_size=QUALITY_BATCHES[architecture])
+        batch_size = QUALITY_BATCHES[architecture]
+        recipe = engine_recipe(architecture, batch_size=batch_size, epochs=epochs)
         history = run_train(build_model(architecture), data, split, recipe, seed)
         seconds, cosines = history["seconds"].cumsum(), history["validation_cosine"]
         turn.answer(curve=list(zip(seconds, cosines, strict=True)))

@@ -174,17 +174,16 @@ def make_fabric(recipe: Recipe, devices: int = 1) -> Fabric:
     device = resolve_device(recipe.device)
     precision = resolve_precision(recipe.precision, device)
     mixed = precision == "bf16-mixed"
+    # The threshold of graphmert's band mask never gets a gradient: without this
+    # option, DDP would wait for it at the second update.
+    strategy = DDPStrategy(find_unused_parameters=True) if devices > 1 else "auto"
     with warnings.catch_warnings():
         # On every machine with Slurm; but a run of one process needs no srun.
         warnings.filterwarnings("ignore", message="The `srun` command")
         return Fabric(
             accelerator=device.type,
             devices=devices,
-            # The threshold of graphmert's band mask never gets a gradient: without
-            # this option, DDP would wait for it at the second update.
-            strategy=DDPStrategy(find_unused_parameters=True)
-            if devices > 1
-            else "auto",
+            strategy=strategy,
             precision=None if mixed else precision,
             plugins=Autocast("bf16-mixed", device.type) if mixed else None,
         )
