@@ -29,7 +29,9 @@ def main() -> int:
         sys.exit(f"error: {error}")
     forget_other_datasets(study)
     study.write_plan()
-    index = Path("reports") / study.name / "index.html"
+    report = Path("reports") / study.name
+    restore(study, report / "runs")
+    index = report / "index.html"
     log = study.folder / "snakemake.log"
     log.write_text("")
     # Also when the environment was not activated: its tools are found beside Python.
@@ -63,6 +65,16 @@ def main() -> int:
         print(f"{study.name}: all {len(study.runs)} runs and pages are up to date.")
     print(index)
     return 1 if missing else 0
+
+
+def restore(study: Study, published: Path) -> None:
+    """Take over the finished runs that the repository has."""
+    if published.exists():
+        from lvmlib.publishing import restore_runs  # imports what draws figures, slowly
+
+        restored = restore_runs(study, published)
+        if restored:
+            print(f"{study.name}: {restored} finished runs are taken from {published}")
 
 
 def forget_other_datasets(study: Study) -> None:

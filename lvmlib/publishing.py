@@ -21,13 +21,13 @@ import torch
 
 from lvmlib import findings, plots
 from lvmlib.comparison import BASELINES, over_baseline
-from lvmlib.files import atomic_path
+from lvmlib.files import atomic_path, write_json
 from lvmlib.models import model_class
 from lvmlib.parameters import runs_root
 from lvmlib.report import signed
 from lvmlib.runs import SHARED, load_run, read_scores
 from lvmlib.statistics import clustered_interval, format_interval
-from lvmlib.study import load_study, read_plan
+from lvmlib.study import Study, answers, load_study, read_plan
 from lvmlib.summary import best_baseline, headline_sizes, main_arm, main_runs
 from lvmlib.weights import PRETRAINED, load_weights, save_weights
 
@@ -35,6 +35,7 @@ from lvmlib.weights import PRETRAINED, load_weights, save_weights
 COLUMNS = ["document", "row", "cosine", "contrastive", "rank_document", "rank_all"]
 ANSWER, ANSWER_ENDS = "<!-- answer -->", "<!-- answer ends -->"
 PAIRED_BASELINES = ("six_numbers", "ridge")
+SMALL_FILES = ("test.parquet", "history.csv", "run.json")  # last: then a run is done
 
 
 def publish_runs(study: str | Path, target: str | Path) -> int:
@@ -60,12 +61,39 @@ def publish_runs(study: str | Path, target: str | Path) -> int:
         scores = scores[COLUMNS]
         scores.attrs[SHARED] = shared.name
         write_scores(scores, folder / "test.parquet")
-        for name in ("history.csv", "run.json"):  # run.json last: then it is done
-            with atomic_path(folder / name) as temporary:
-                shutil.copyfile(Path(row.folder) / name, temporary)
-    with atomic_path(target / "study.json") as temporary:
-        shutil.copyfile(study / "study.json", temporary)
+        for name in SMALL_FILES[1:]:
+            _copy(Path(row.folder) / name, folder / name)
+    _copy(study / "study.json", target / "study.json")
     return len(table)
+
+
+def restore_runs(study: Study, published: Path) -> int:
+    """Put published runs where the study looks for its own; return how many.
+
+    So a machine that has none of a study's runs trains only what nobody has trained; a
+    run that was begun here is left alone. A restored run has its scores and history,
+    but neither weights nor notebook: to have them, delete its folder in the study and
+    in reports/, or repeat it in a folder of its own with one papermill command.
+    """
+    count = 0
+    for run in study.runs:
+        source = published / run.folder.relative_to(study.folder)
+        if run.folder.exists() or not answers(source, run.recipe_hash):
+            continue
+        shared = pd.read_parquet(source / "test.parquet").attrs[SHARED]
+        copies = {published / "baselines" / shared: study.folder / "baselines" / shared}
+        copies |= {source / name: run.folder / name for name in SMALL_FILES}
+        recipe = run.folder / f"recipe-{run.recipe_hash}.json"
+        write_json(recipe, run.settings.parameters())
+        for original, copy in copies.items():
+            _copy(original, copy)
+        count += 1
+    return count
+
+
+def _copy(original: Path, copy: Path) -> None:
+    with atomic_path(copy) as temporary:
+        shutil.copyfile(original, temporary)
 
 
 def publish_pages(runs: pd.DataFrame, study: str | Path, report: Path) -> None:
@@ -75,6 +103,8 @@ def publish_pages(runs: pd.DataFrame, study: str | Path, report: Path) -> None:
     plan = read_plan(study)
     for folder in map(Path, runs["folder"]):
         page, notebook = report / plan[folder]["page"], folder / "notebook.ipynb"
+        if not notebook.exists():  # restored: its page was published with it
+            continue
         if not page.exists() or page.stat().st_mtime < notebook.stat().st_mtime:
             _to_page(notebook, page)
 

@@ -64,7 +64,7 @@ class PlannedRun:
     @property
     def is_done(self) -> bool:
         """Whether run.json is there and answers the recipe asked for."""
-        return _answers(self.folder, self.recipe_hash)
+        return answers(self.folder, self.recipe_hash)
 
     @cached_property  # asked every second while a study is watched
     def cost(self) -> float:
@@ -233,7 +233,7 @@ def load_study(path: str | Path) -> pd.DataFrame:
     if path.suffix == ".csv":  # hashes may look like numbers, such as 12e4567
         return pd.read_csv(path, dtype={"commit": str, "recipe_hash": str})
     plan = read_plan(path)
-    folders = [f for f, run in plan.items() if _answers(f, run["recipe_hash"])]
+    folders = [f for f, run in plan.items() if answers(f, run["recipe_hash"])]
     if not plan:
         folders = sorted(file.parent for file in path.rglob("run.json"))
     rows = [_row(path, folder) for folder in folders]
@@ -313,7 +313,7 @@ def missing_runs(path: str | Path) -> list[dict[str, Any]]:
             "started": (folder / "notebook.ipynb").exists(),
         }
         for folder, run in plan.items()
-        if not _answers(folder, run["recipe_hash"])
+        if not answers(folder, run["recipe_hash"])
     ]
 
 
@@ -337,7 +337,7 @@ def read_plan(path: str | Path) -> dict[Path, dict[str, str]]:
     return {Path(path) / r["folder"]: r for r in json.loads(file.read_text())["runs"]}
 
 
-def _answers(folder: Path, recipe_hash: str) -> bool:
+def answers(folder: Path, recipe_hash: str) -> bool:
     """Say whether a folder holds the finished run that this recipe asks for."""
     info = read_json(folder / "run.json")
     return info is not None and info["recipe_hash"] == recipe_hash

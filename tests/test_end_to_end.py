@@ -10,6 +10,8 @@ import pytest
 import yaml
 from bs4 import BeautifulSoup
 
+from lvmlib.publishing import publish_runs
+
 PROJECT = Path(__file__).parent.parent
 STUDY = {
     "title": "Tiny study",
@@ -91,6 +93,24 @@ def test_when_nothing_is_left_to_do_nothing_is_done(project):
     assert before == {
         p: p.stat().st_mtime_ns for p in (folder / "reports").rglob("*.*")
     }
+
+
+def test_what_was_published_is_not_trained_again(project, monkeypatch):
+    folder, _ = project
+    study = STUDY | {"architectures": {"amn": {}}}
+    (folder / "parameters" / "tiny.yaml").write_text(yaml.safe_dump(study))
+    published = folder / "reports" / "tiny" / "runs"
+    publish_runs(folder / "runs" / "tiny", published)
+    monkeypatch.setenv("LVM_RUNS", str(folder / "elsewhere"))
+    done = run(folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"2 finished runs are taken from {published.relative_to(folder)}" in (
+        done.stdout
+    )
+    assert not list(folder.glob("elsewhere/tiny/**/model.safetensors"))
+    results = pd.read_csv(folder / "reports/tiny/results.csv")
+    assert results[["entry", "size"]].values.tolist() == [["amn", 300], ["amn", 600]]
+    shutil.rmtree(published)
 
 
 def test_a_changed_recipe_trains_again(project):

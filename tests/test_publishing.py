@@ -65,6 +65,35 @@ def test_what_is_published_tells_the_same_story(study, tmp_path):
     assert publishing.publish_runs(study, target) == 2  # again, over what is there
 
 
+def test_published_runs_are_not_trained_again(study, tmp_path, monkeypatch):
+    published = tmp_path / "reports" / "runs"
+    publishing.publish_runs(study, published)
+    monkeypatch.setenv("LVM_RUNS", str(tmp_path / "elsewhere"))
+    planned = read_study(str(tmp_path / "small.yaml"))
+    started = planned.runs[0].folder
+    started.mkdir(parents=True)  # begun on this machine: left alone
+    assert publishing.restore_runs(planned, published) == 1
+    assert [run.is_done for run in planned.runs] == [False, True, False]
+    restored = planned.runs[1]
+    assert list(restored.folder.glob(f"recipe-{restored.recipe_hash}.json"))
+    before = lvmlib.load_run(published / "amn/600/epochs/seed0")
+    after = lvmlib.execute(restored.settings)  # reads it: there are no weights
+    assert not (restored.folder / "model.safetensors").exists()
+    assert after.info == before.info
+    pd.testing.assert_frame_equal(after.scores, before.scores)
+    assert publishing.restore_runs(planned, published) == 0
+
+
+def test_runs_of_another_recipe_are_not_restored(study, tmp_path, monkeypatch):
+    published = tmp_path / "reports" / "runs"
+    publishing.publish_runs(study, published)
+    monkeypatch.setenv("LVM_RUNS", str(tmp_path / "elsewhere"))
+    changed = (tmp_path / "small.yaml").read_text().replace("epochs: 1", "epochs: 2")
+    (tmp_path / "small.yaml").write_text(changed)
+    planned = read_study(str(tmp_path / "small.yaml"))
+    assert publishing.restore_runs(planned, published) == 0
+
+
 def test_a_shipped_model_predicts_what_the_run_s_model_does(study, tmp_path):
     folder = load_study(study)["folder"].iloc[0]
     path = tmp_path / "shipped" / "amn.safetensors"
