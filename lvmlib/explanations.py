@@ -1,4 +1,4 @@
-"""What became of GraphMERT, other learning rates, and the report's four hypotheses.
+"""GraphMERT's runs, other rates, other arithmetic, and the report's four hypotheses.
 
 Functions take tables of `load_study`, as in `lvmlib.findings`.
 """
@@ -13,10 +13,10 @@ import pandas as pd
 from lvmlib.comparison import compare, compare_sizes, registered, window_scores
 from lvmlib.findings import ARMS, contrasts, interval_text, listed, not_measured
 from lvmlib.parameters import model_options
-from lvmlib.report import signed
+from lvmlib.report import signed, span
 from lvmlib.runs import load_run
 from lvmlib.scaling import ResampledCurve
-from lvmlib.statistics import Interval, clustered_interval
+from lvmlib.statistics import MARGIN, Interval, clustered_interval
 from lvmlib.summary import REPORTED_SIZES, headline_sizes, main_runs
 from lvmlib.training import LEVEL_TOLERANCE
 
@@ -171,6 +171,74 @@ def rate_said(found: pd.DataFrame, runs: pd.DataFrame) -> str:
             f"{best['rate']:g}, gives {change} against the registered "
             f"{best['registered']:g}."
         )
+    return " ".join(said)
+
+
+# --- arithmetic ----------------------------------------------------------------------
+
+ARITHMETIC = ("bf16-mixed", "32-true")
+IMMATERIAL = ("run_dir", "dataset", "precision", "seed")  # parameters
+
+
+def arithmetic(everything: pd.DataFrame) -> pd.DataFrame:
+    """Compare runs that differ in nothing but the arithmetic they were trained in.
+
+    Returns
+    -------
+    DataFrame
+        Columns entry, size, and `interval`: float32 − bfloat16 in test cosine, over the
+        seeds that were trained both ways.
+    """
+    cells: dict[tuple, dict[str, list]] = {}
+    for row in everything.to_dict("records"):
+        used = load_run(row["folder"]).info["parameters"]
+        decisive = sorted((k, v) for k, v in used.items() if k not in IMMATERIAL)
+        cell = cells.setdefault((row["architecture"], *decisive), {})
+        cell.setdefault(row["precision"], []).append(row)
+    rows = []
+    for cell in cells.values():
+        if set(ARITHMETIC) <= set(cell):
+            half, full = (
+                pd.DataFrame(cell[name]).drop_duplicates("seed") for name in ARITHMETIC
+            )
+            if set(half["seed"]) & set(full["seed"]):
+                row = {name: full[name].iloc[0] for name in ("architecture", "size")}
+                rows.append(row | {"interval": compare(full, half)})
+    return pd.DataFrame(rows, columns=["architecture", "size", "interval"])
+
+
+def arithmetic_table(found: pd.DataFrame) -> pd.DataFrame:
+    """Format what `arithmetic` returns."""
+    return pd.DataFrame(
+        {
+            "architecture": found["architecture"],
+            "vectors": found["size"].map("{:,}".format),
+            "test cosine: float32 − bfloat16": found["interval"].map(interval_text),
+            "seeds": [interval.seeds for interval in found["interval"]],
+        }
+    )
+
+
+def arithmetic_said(found: pd.DataFrame, runs: pd.DataFrame) -> str:
+    """Say which pairs of the contrast mix arithmetics, and what that alone changes."""
+    small, large = headline_sizes(runs)
+    pairs = runs.pivot_table("precision", ["entry", "seed"], "size", aggfunc="first")
+    pairs = pairs.reindex(columns=[small, large]).dropna()
+    mixed = pairs[pairs[small] != pairs[large]]
+    names = [f"{entry} with seed {seed}" for entry, seed in mixed.index]
+    said = [
+        f"In {len(mixed)} of {len(pairs)} pairs of the contrast the two runs were "
+        f"trained in different arithmetic ({listed(names)})."
+    ]
+    if found.empty:
+        return " ".join([*said, not_measured("one training in both arithmetics")])
+    ends = [end for i in found["interval"] for end in (i.low, i.high)]
+    said.append(
+        f"By itself, float32 instead of bfloat16 changes the test cosine by "
+        f"{span((i.estimate for i in found['interval']), 4)}, and beyond the "
+        f"uncertainty by no more than {max(map(abs, ends)):.4f}; the margin of "
+        f"equivalence is {MARGIN}."
+    )
     return " ".join(said)
 
 

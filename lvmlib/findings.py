@@ -361,7 +361,7 @@ def stories(runs: pd.DataFrame) -> tuple[pd.DataFrame, str]:
             entry
         )
         seeds = {"seeds": found["cosine"].seeds}
-        texts = {name: format_interval(i) for name, i in found.items()}
+        texts = {name: interval_text(i) for name, i in found.items()}
         rows.append({"entry": entry} | texts | seeds)
     if not rows:
         lack = f"runs at both {small:,} and {large:,} vectors with a common seed"

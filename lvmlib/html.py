@@ -120,6 +120,20 @@ def tidy_table(page: BeautifulSoup, table: Tag) -> None:
     table.wrap(page.new_tag("div", attrs=box))
 
 
+def fold_setup(page: BeautifulSoup) -> None:
+    """Fold each text tagged "setup" away, with all cells up to the next other text."""
+    for text in page.main.find_all("section", class_="setup"):
+        if text.find_parent("details"):
+            continue
+        fold = page.new_tag("details", attrs={"class": "code"})
+        fold.append(page.new_tag("summary", string="How this page is made"))
+        text.insert_before(fold)
+        while (cell := fold.next_sibling) and (
+            cell.name != "section" or "setup" in cell["class"]
+        ):
+            fold.append(cell)
+
+
 class ReportExporter(HTMLExporter):
     """One self-contained, readable page per notebook (see ``lvmlib/template``)."""
 
@@ -171,5 +185,6 @@ class ReportExporter(HTMLExporter):
         for drawing in page.main.find_all("svg", role=False):
             drawing["role"] = "img"
             drawing["aria-label"] = plain_text(drawing.title) or "Drawing"
+        fold_setup(page)
         link_headings(page)
         return str(page), resources

@@ -7,6 +7,7 @@ from studies import LARGE, SMALL, write_run
 
 from lvmlib import explanations, plots
 from lvmlib.study import load_study
+from lvmlib.summary import main_runs
 
 
 def test_a_fall_is_a_return_to_the_level_from_above():
@@ -54,6 +55,34 @@ def test_rates_are_compared_by_validation_with_the_same_seed(study):
     assert found["rate"].item() == 0.0005
     assert found["difference"].item() == pytest.approx(0.003)
     assert "0.0005, gives +0.0030" in explanations.rate_said(found, runs)
+
+
+def test_arithmetic_is_compared_where_nothing_else_differs(study):
+    float32 = {"used": {"precision": "32-true"}, "precision": "32-true"}
+    for seed in (0, 1):
+        write_run(study, "amn-float32", SMALL, 0.502, seed=seed, **float32)
+    other = {"used": {"learning_rate": 0.1}, "precision": "32-true"}
+    write_run(study, "amn-other", SMALL, 0.9, **other)
+    everything = load_study(study)
+    main = everything["entry"].isin(["amn", "gru"])
+    assert explanations.arithmetic(everything[~main]).empty
+    everything.loc[main, "precision"] = "bf16-mixed"
+    everything.loc[
+        (everything["entry"] == "gru")
+        & (everything["size"] == LARGE)
+        & (everything["seed"] == 2),
+        "precision",
+    ] = "32-true"
+    found = explanations.arithmetic(everything)
+    (row,) = explanations.arithmetic_table(found).to_dict("records")
+    assert (row["architecture"], row["vectors"], row["seeds"]) == ("amn", "80,634", 2)
+    assert found["interval"][0].estimate == pytest.approx(0.002)
+    said = explanations.arithmetic_said(found, main_runs(everything))
+    assert said.startswith("In 1 of 6 pairs")
+    assert "(gru with seed 2). By itself" in said
+    assert "changes the test cosine by +0.0020" in said
+    none = explanations.arithmetic_said(found[:0], main_runs(everything))
+    assert none.endswith("*Not measured yet:* one training in both arithmetics.")
 
 
 def test_what_was_not_tested_is_not_claimed(tmp_path):

@@ -203,10 +203,10 @@ def test_other_scores_may_tell_another_story(tmp_path):
             write_run(tmp_path, entry, LARGE, 0.6, seed=seed, scores=scores)
     table, said = findings.stories(load_study(tmp_path))
     row = table.set_index("entry").loc["amn"]
-    assert row["contrastive accuracy"].startswith("+0.100 ")
-    assert row["R@10, same document"].startswith("+1.000 ")
-    assert row["MRR, all"].startswith("+0.500 ")
-    assert table.set_index("entry").loc["gru", "MRR, all"].startswith("−0.250 ")
+    assert row["contrastive accuracy"].startswith("+0.1000 ")
+    assert row["R@10, same document"].startswith("+1.0000 ")
+    assert row["MRR, all"].startswith("+0.5000 ")
+    assert table.set_index("entry").loc["gru", "MRR, all"].startswith("−0.2500 ")
     assert "uncertainty for: amn; one moves against it for: gru;" in said
     assert said.endswith("includes zero: lstm.")
 

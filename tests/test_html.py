@@ -181,6 +181,26 @@ def test_code_is_folded_and_results_are_not(page):
     assert not any(result.find_parent("details") for result in results)
 
 
+def test_what_only_sets_up_is_folded_with_its_cells():
+    setup = {"tags": ["setup"]}
+    page = export(
+        notebook(
+            new_markdown_cell("# Title\n\nWhat this is."),
+            new_markdown_cell("Parameters.", metadata=setup),
+            new_code_cell("size = 1", metadata={"tags": ["parameters"]}),
+            new_markdown_cell("Reading.", metadata=setup),
+            new_code_cell("1", outputs=[new_output("stream", text="read")]),
+            new_markdown_cell("## The answer"),
+            new_code_cell("2", outputs=[new_output("stream", text="found")]),
+        )
+    )
+    folds = page.find_all("summary", string="How this page is made")
+    assert len(folds) == 1
+    inside = folds[0].parent.get_text()
+    assert all(text in inside for text in ("Parameters.", "size = 1", "read"))
+    assert not any(text in inside for text in ("What this is", "The answer", "found"))
+
+
 def test_streams(page):
     assert page.select_one("pre.stream").string == "epoch 1 <b>\n"
     assert page.select_one("details.messages pre").string == "UserWarning: beware\n"
