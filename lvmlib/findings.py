@@ -223,12 +223,18 @@ def _parameters(curve: ResampledCurve) -> str:
 
 
 def curve_said(runs: pd.DataFrame, curves: dict[str, dict[str, ResampledCurve]]) -> str:
-    """Say what ten times more data would buy, and which entries lack sizes."""
+    """Say what ten times more data would buy, how far to trust it, and what lacks.
+
+    An interval is taken for too narrow when the form, fitted without the largest size,
+    missed that size by more than half the interval's width.
+    """
     said = []
     for entry, forms in curves.items():
-        gains = []
+        gains, missed = [], []
         for form, curve in forms.items():
             low, high = curve.interval("gain")
+            if abs(curve.held_out_error) > (high - low) / 2:
+                missed.append(f"{form} by {signed(curve.held_out_error, 4)}")
             flag = "" if curve.fit.converged and not curve.fit.at_bound else ", unsure"
             gains.append(
                 f"{signed(curve.fit.gain())} [{signed(low)}, {signed(high)}] "
@@ -239,6 +245,11 @@ def curve_said(runs: pd.DataFrame, curves: dict[str, dict[str, ResampledCurve]])
             f"**{entry}:** ten times more than {largest:,.0f} vectors would add "
             f"{' or '.join(gains)} to the test cosine."
         )
+        if missed:
+            said.append(
+                f"Fitted without the largest size, it is missed ({listed(missed)}) by "
+                "more than half the interval's width: the interval is too narrow."
+            )
     short = [entry for entry in runs["entry"].unique() if entry not in curves]
     if short:
         said.append(not_measured(f"{', '.join(short)} (a curve needs four sizes)"))

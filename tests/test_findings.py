@@ -140,6 +140,9 @@ def test_curves_recover_what_was_put_in(tmp_path, monkeypatch):
     said = findings.curve_said(runs, curves)
     assert f"would add {gain:+.3f}" in said
     assert "*Not measured yet:* gru (a curve needs four sizes)." in said
+    missed = curves["amn"]["logarithm"].held_out_error  # the truth is a power law
+    assert f"logarithm by {missed:+.4f}".replace("-", "−") in said
+    assert "the interval is too narrow" in said
     (axes,) = plots.fitted_curves(runs, curves).axes
     assert axes.get_title(loc="left") == "amn"
     text = explanations.hypotheses(runs, curves)["these runs say"][1]
