@@ -7,14 +7,11 @@
 import re
 import shlex
 
-from lvmlib.study import read_study
+from lvmlib.study import read_study, summary_arguments
 from lvmlib.training import HUGE_PAGES
 
 study = read_study(config.get("study", "quick"), config.get("dataset", ""))
 study.write_plan()
-# The original protocol's runs on the same vectors go beside the others, if there are any.
-reported = shlex.quote(str(study.folder.parent / "as_reported"))
-REPORTED = f"-p reported {reported}" if study.name == "reference" else ""
 REPORT = f"reports/{study.name}"
 PAGES = {f"{REPORT}/{run.page}": run for run in study.runs}
 
@@ -98,9 +95,15 @@ rule summary:
         f"{REPORT}/index.html",
     log:
         f"{study.folder}/summary.ipynb",
+    params:
+        arguments=shlex.join(
+            summary_arguments(
+                study.name, study.folder, study.folder.parent / "as_reported"
+            )
+        ),
     shell:
         "papermill --no-progress-bar -k python3 {input.notebook} {log:q}"
-        " -p study {study.folder:q} {REPORTED} && "
+        " {params.arguments} && "
         "jupyter nbconvert --log-level WARN --to lvm_report {log:q}"
         " --output-dir {REPORT:q} --output index.html"
 

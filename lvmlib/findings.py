@@ -79,6 +79,22 @@ def missing(study: str | Path) -> list[str]:
     return said + [f"**Missing:** {r['label']}. Reason: {r['reason']}" for r in runs]
 
 
+def plan_changes(plan: str | Path) -> str:
+    """Return what a registered plan (Markdown) lists under "Changes to the plan".
+
+    Raises
+    ------
+    RunError
+        If the file has no such section.
+    """
+    if not plan:
+        return "This study has no registered plan."
+    _, found, rest = Path(plan).read_text().partition("\n## Changes to the plan\n")
+    if not found:
+        raise RunError(f"{plan} has no section “## Changes to the plan”: add one.")
+    return rest.partition("\n## ")[0].strip()
+
+
 def interval_text(interval: Interval | None) -> str:
     """Format an interval, or a dash where there is none."""
     return "—" if interval is None else format_interval(interval, digits=4)

@@ -27,7 +27,7 @@ from lvmlib.parameters import runs_root
 from lvmlib.report import signed
 from lvmlib.runs import SHARED, load_run, read_scores
 from lvmlib.statistics import clustered_interval, format_interval
-from lvmlib.study import Study, answers, load_study, read_plan
+from lvmlib.study import Study, answers, load_study, read_plan, summary_arguments
 from lvmlib.summary import best_baseline, headline_sizes, main_arm, main_runs
 from lvmlib.weights import PRETRAINED, load_weights, save_weights
 
@@ -235,14 +235,12 @@ def render(report: Path) -> None:
     The original protocol's runs, where they are committed too, go beside them. The
     reference study's answer and main figure also go to the README.
     """
-    reported = report.parent / "as_reported" / "runs"
     with tempfile.TemporaryDirectory() as folder:
         notebook = f"{folder}/index.ipynb"
         command = ["papermill", "--no-progress-bar", "-k", "python3"]
-        command += ["notebooks/summary.ipynb", notebook, "-p", "study"]
-        command += [f"{report}/runs"]
-        if reported.exists() and report.name != "as_reported":
-            command += ["-p", "reported", str(reported)]
+        command += ["notebooks/summary.ipynb", notebook]
+        reported = report.parent / "as_reported" / "runs"
+        command += summary_arguments(report.name, report / "runs", reported)
         subprocess.run(command, check=True)
         _to_page(notebook, report / "index.html")
     table = load_study(report / "runs")

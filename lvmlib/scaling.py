@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 
 import numpy as np
@@ -160,8 +159,8 @@ class ResampledCurve:
     """A learning curve with the refits that its intervals are taken from.
 
     `draws` has a row a refit: the form's parameters (alpha is NaN where A is 0), `gain`
-    at ten times the largest size, `held_out_error`, `converged` and `at_bound`. Both
-    forms' rows are of the same resamples, so differences between forms are paired.
+    at ten times the largest size, `converged` and `at_bound`. Both forms' rows are of
+    the same resamples, so differences between forms are paired.
     `seed_deviation` is the standard deviation of log loss between seeds of one size:
     NaN when no size has two, and then the intervals are over documents only.
     """
@@ -240,11 +239,22 @@ def resample_curves(
 
 
 def _from_near(point: CurveFit) -> Callable[[ArrayLike, ArrayLike], CurveFit]:
-    """Return `fit_power_law` with three starts instead of the grid, `point` first."""
+    """Return `fit_power_law` with starts near `point` instead of the grid.
+
+    The distant starts take most of the time, and serve only where the near one fails.
+    """
     floor, alpha = point.parameters["E"], point.parameters["alpha"]
-    loss = point.predict(point.largest)
     near = [] if np.isnan(alpha) else [(floor, alpha)]
-    return partial(fit_power_law, starts=[*near, (0.0, 0.03), (0.9 * loss, 0.3)])
+    distant = [(0.0, 0.03), (0.9 * point.predict(point.largest), 0.3)]
+
+    def fit(sizes: ArrayLike, losses: ArrayLike) -> CurveFit:
+        if near:
+            found = fit_power_law(sizes, losses, starts=near)
+            if found.converged and not found.at_bound:
+                return found
+        return fit_power_law(sizes, losses, starts=near + distant)
+
+    return fit
 
 
 def _draw(
@@ -255,7 +265,6 @@ def _draw(
     found = fit(sizes, losses)
     return found.parameters | {
         "gain": found.gain(),
-        "held_out_error": held_out_error(fit, sizes, losses),
         "converged": found.converged,
         "at_bound": ", ".join(found.at_bound),
     }

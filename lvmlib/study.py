@@ -208,6 +208,26 @@ def _plan(
     return PlannedRun(entry, settings, settings.recipe_hash(sha256))
 
 
+def summary_arguments(name: str, folder: Path, reported: Path) -> list[str]:
+    """Return papermill's arguments for a study's summary.
+
+    Parameters
+    ----------
+    name : str
+        The study's, such as "reference".
+    folder, reported : Path
+        Its runs, and those of the original protocol on the same vectors, which are set
+        beside the reference study.
+    """
+    given = {"study": folder}
+    if name == "reference":
+        given["reported"] = reported
+    plan = Path("reports") / name / "PLAN.md"
+    if plan.exists():
+        given["plan"] = plan
+    return [word for key, value in given.items() for word in ("-p", key, str(value))]
+
+
 def load_study(path: str | Path) -> pd.DataFrame:
     """Read a study as one table, a row a finished run.
 

@@ -402,7 +402,7 @@ def limits(everything: pd.DataFrame) -> list[str]:
         )
     said.append(
         "Latency was measured on the training machine, with other runs beside it "
-        f"({first['device']}, {first['threads']} threads): read it as an order of "
+        f"({first['device']}, threads: {first['threads']}): read it as an order of "
         "magnitude."
     )
     return said

@@ -117,6 +117,16 @@ def test_many_missing_runs_are_counted_by_entry(study):
     assert "8 of 11 planned runs are not started: amn (1), lstm (7)." in said
 
 
+def test_changes_to_the_plan_are_read_from_it(tmp_path):
+    plan = tmp_path / "PLAN.md"
+    plan.write_text("# Plan\n\n## Changes to the plan\n\n- One.\n\n## Later\n\nNo.")
+    assert findings.plan_changes(plan) == "- One."
+    assert findings.plan_changes("") == "This study has no registered plan."
+    plan.write_text("# Plan\n")
+    with pytest.raises(RunError, match="has no section"):
+        findings.plan_changes(plan)
+
+
 # --- learning curves ----------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 from scipy.optimize import least_squares
@@ -241,9 +242,7 @@ def test_spread_between_seeds_is_pooled_over_sizes():
     low, high = line.interval("gain")
     assert low < line.fit.gain() < high
     assert high - low > 0.01
-    assert list(line.draws) == [
-        "a", "b", "gain", "held_out_error", "converged", "at_bound"
-    ]  # fmt: skip
+    assert list(line.draws) == ["a", "b", "gain", "converged", "at_bound"]
     assert_allclose(line.draws["gain"], line.draws["b"] * np.log(10))
 
 
@@ -255,6 +254,19 @@ def test_resampling_repeats():
     )
     assert first.equals(again)
     assert not first.equals(other)
+
+
+def test_refits_from_near_are_those_of_the_whole_grid(monkeypatch):
+    made = [
+        simulated(np.random.default_rng(n), [1] * 4 + [3, 1, 3], documents=50)
+        for n in range(4)
+    ]
+    near = [resample_curves(*one, refits=15)["power law"].draws for one in made]
+    monkeypatch.setattr("lvmlib.scaling._from_near", lambda _: fit_power_law)
+    grid = [resample_curves(*one, refits=15)["power law"].draws for one in made]
+    near, grid = pd.concat(near), pd.concat(grid)
+    assert_allclose(near["gain"], grid["gain"], atol=1e-6)
+    assert (near["at_bound"] == grid["at_bound"]).all()
 
 
 def test_a_rising_curve_resamples():
