@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import tempfile
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from lvmlib.cells import STUDY_BATCHES, work
 from lvmlib.control import VARIANTS, has_bf16
 from lvmlib.files import write_json
 from lvmlib.models import model_class, unknown_name
-from lvmlib.runs import git_commit
+from lvmlib.runs import git_commit, processor_name
 from lvmlib.summary import REPORTED_SIZES
 from lvmlib.vectors import open_dataset
 from lvmlib.writing import write_dataset
@@ -184,14 +184,8 @@ def busy_seconds() -> float | None:
 
 def environment() -> dict[str, Any]:
     """Describe machine and software."""
-    model = "unknown"
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                model = line.split(":", 1)[1].strip()
-                break
     return {
-        "processor": model,
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "load": round(os.getloadavg()[0], 2),
         "bf16": has_bf16(),

@@ -238,10 +238,11 @@ def collapse(rows: pd.DataFrame) -> Figure:
     return figure
 
 
-def quality_and_cost(runs: pd.DataFrame) -> Figure:
+def quality_and_cost(runs: pd.DataFrame, baselines: dict[str, float]) -> Figure:
     """Draw test cosine against latency; the area of a mark is the parameter count.
 
-    Grey networks are dominated: column `on_frontier` of `summary.recommendation`.
+    Grey networks are dominated: column `on_frontier` of `summary.recommendation`. The
+    baselines are lines at their test cosine: their latency was not measured.
     """
     figure, axes = plt.subplots(figsize=(7, 4))
     axes.scatter(
@@ -258,6 +259,18 @@ def quality_and_cost(runs: pd.DataFrame) -> Figure:
             xytext=(8, 8),
             textcoords="offset points",
             size="small",
+        )
+    for name, cosine in baselines.items():
+        axes.axhline(cosine, color=BASELINE, lw=1, ls="--", zorder=0)
+        axes.annotate(
+            f"{BASELINES[name]} (latency not measured)",
+            (1, cosine),
+            xycoords=("axes fraction", "data"),
+            xytext=(-2, 2),
+            textcoords="offset points",
+            ha="right",
+            size="small",
+            color="0.35",
         )
     axes.set_xscale("log")
     axes.margins(x=0.25, y=0.15)

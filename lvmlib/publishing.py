@@ -202,6 +202,10 @@ def model_card(runs: pd.DataFrame) -> str:
     statuses = ", ".join(sorted({run.info["status"] for run in loaded}))
     recipe = {k: used[k] for k in ("epochs", "batch_size", "learning_rate", "schedule")}
     and_seeds = " and seeds" if seeds > 1 else ""
+    precisions, commits = (
+        ", ".join(sorted({run.info[key] for run in loaded}))
+        for key in ("precision", "commit")
+    )
     return f"""# {model_class(info["architecture"]).title}: model card
 
 **What it does.** Reads the embeddings of five consecutive chunks of text and predicts
@@ -213,8 +217,8 @@ the embedding of the next: (5, {data["dim"]}) to a unit vector ({data["dim"]},).
 **Training data.** {used["size"]:,} vectors of {data["name"]} (SHA-256
 `{data["sha256"][:12]}…`), {windows["train"]:,} windows, protocol {used["protocol"]}.
 
-**Training.** {json.dumps(recipe)}, {info["steps"]:,} updates, {info["precision"]},
-commit {info["commit"]}; {seeds} seed{"s" if seeds > 1 else ""}; status: {statuses}.
+**Training.** {json.dumps(recipe)}, {info["steps"]:,} updates, {precisions},
+commit {commits}; {seeds} seed{"s" if seeds > 1 else ""}; status: {statuses}.
 
 **Test.** On {info["test"]["windows"]:,} windows of {info["test"]["documents"]}
 documents that no training saw; 95% intervals over documents{and_seeds}:

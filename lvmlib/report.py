@@ -249,7 +249,7 @@ def study_provenance(runs: pd.DataFrame) -> None:
 
     say(
         f"{len(runs)} runs · commit {each('commit')} · dataset {each('dataset')} "
-        f"`{info['dataset']['sha256'][:12]}` · {each('device')} ({info['processor']}, "
+        f"`{info['dataset']['sha256'][:12]}` · {each('device')} ({each('processor')}; "
         f"{each('threads')} threads a run), {each('precision')} · "
         f"{runs['wall_seconds'].sum() / 60:.0f} minutes in all · {versions}."
     )

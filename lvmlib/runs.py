@@ -15,6 +15,7 @@ import resource
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -262,13 +263,23 @@ def _describe(
         "peak_memory_mb": peak_memory_mb(),
         "precision": resolve_precision(settings.recipe.precision, device),
         "device": device.type,
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor_name(),
         "threads": torch.get_num_threads(),
         "versions": {p: importlib.metadata.version(p) for p in PACKAGES}
         | {"python": platform.python_version()},
         "commit": git_commit(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def processor_name() -> str:
+    """Return the processor's model and the instructions that torch uses of it."""
+    model = platform.processor() or platform.machine()
+    with suppress(OSError):  # only Linux has this file
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = [line for line in lines if line.startswith("model name")]
+        model = names[0].partition(":")[2].strip() if names else model
+    return f"{model}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def peak_memory_mb() -> float:

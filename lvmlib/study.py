@@ -296,6 +296,7 @@ def _row(study: Path, folder: Path) -> dict[str, Any]:
         "peak_memory_mb": info["peak_memory_mb"],
         "precision": info["precision"],
         "device": info["device"],
+        "processor": info["processor"],
         "threads": info["threads"],
         "commit": info["commit"],
         "dataset": info["dataset"]["name"],

@@ -27,6 +27,8 @@ from lvmlib.study import missing_runs, read_plan
 
 REPORTED_SIZES = {"80k": 80_634, "232k": 232_605}
 SMALL = 10_000_000  # parameters; the recommendation's "small"
+TIMES = ["latency_ms", "windows_per_second"]
+MACHINE = ["processor", "device", "precision"]
 NEAR = 0.01  # cosine; how much quality "best cost" may give up
 
 
@@ -271,12 +273,15 @@ def recommendation(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Return what each network costs, and a choice for three kinds of need.
 
     Column `on_frontier`: no other network is at least as good in test cosine, latency
-    and parameters, and better in one of them.
+    and parameters, and better in one of them. Times are those of the first seed's run:
+    other seeds may have been trained on another machine.
     """
     _, large = headline_sizes(runs)
     cell = runs[(runs["size"] == large) & (runs["status"] == "trained")]
-    columns = ["test_cosine", "skill", "parameters", "latency_ms", "windows_per_second"]
-    costs = cell.groupby("entry")[columns].mean().sort_values("test_cosine")[::-1]
+    groups = cell.sort_values("seed").groupby("entry")
+    costs = groups[["test_cosine", "skill", "parameters"]].mean()
+    costs[TIMES] = groups[TIMES].first()
+    costs = costs.sort_values("test_cosine", ascending=False)
     if costs.empty:
         return costs, [f"Not measured yet: no network is trained at {large:,} vectors."]
     costs["on_frontier"] = on_frontier(costs)
@@ -299,6 +304,12 @@ def recommendation(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
         f"{costs.latency_ms[cheap]:.1f} ms a prediction, "
         f"{costs.test_cosine[cheap]:.4f}.",
     ]
+    kinds = len(groups[MACHINE].first().drop_duplicates())
+    if kinds > 1:
+        said.append(
+            f"The times are of {kinds} kinds of machine or arithmetic: between those "
+            "they rank nothing."
+        )
     if cosine >= costs["test_cosine"].max():
         said.insert(
             0,

@@ -80,6 +80,7 @@ def write_run(
     content |= dict.fromkeys(["validation_cosine", "train_cosine"], 0.5)
     content |= dict.fromkeys(["windows_per_second", "wall_seconds"], 10.0)
     content |= {"precision": "32-true", "device": "cpu", "threads": 1, "commit": "abc"}
+    content |= {"processor": "a kind"}
     (folder / "run.json").write_text(json.dumps(content | info))
 
 

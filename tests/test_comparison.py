@@ -55,6 +55,7 @@ def write_run(study, entry, size, seed, cosine, status="trained", rows=None):
     info |= dict.fromkeys(["validation_cosine", "train_cosine"], 0.5)
     info |= dict.fromkeys(["windows_per_second", "wall_seconds"], 10.0)
     info |= {"peak_memory_mb": 1.0, "threads": 1, "precision": "32-true"}
+    info |= {"processor": "a kind"}
     info |= {"device": "cpu", "commit": "abc"}
     (folder / "run.json").write_text(json.dumps(info))
 
@@ -158,6 +159,18 @@ def test_the_recommendation_weighs_quality_and_cost(study):
     assert said[0].startswith("**Best quality:** amn")
     assert costs.loc["gru", "latency_ms"] == 1.0
     assert "amn, 2.0 ms" in said[2]  # gru is faster, but not within 0.01 of the best
+
+
+def test_times_are_the_first_seed_s_and_kinds_of_machines_are_counted(study):
+    runs = load_study(study)
+    gru = (runs["entry"] == "gru") & (runs["size"] == 200)
+    assert "kinds of machine" not in " ".join(summary.recommendation(runs)[1])
+    runs.loc[gru & (runs["seed"] > 0), ["latency_ms", "processor"]] = [9.0, "another"]
+    costs, said = summary.recommendation(runs)
+    assert costs.loc["gru", "latency_ms"] == 1.0
+    assert "kinds of machine" not in " ".join(said)
+    runs.loc[gru, "processor"] = "another"
+    assert "The times are of 2 kinds" in summary.recommendation(runs)[1][-1]
 
 
 def test_a_better_baseline_is_recommended_first(tmp_path):
