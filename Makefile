@@ -27,11 +27,11 @@ study: $(READY) ## run any study: make study STUDY=reference DATASET=/path/to/ve
 	@$(IN_VENV) $(BIN)/python -m lvmlib "$(STUDY)" --dataset "$(DATASET)"
 
 publish: $(READY) ## copy a study's finished runs, small files only, to reports/: make publish STUDY=reference
-	@$(IN_VENV) $(BIN)/python -m lvmlib.publishing "$(STUDY)"
+	@$(IN_VENV) $(BIN)/python -m lvmlib.pages.publishing "$(STUDY)"
 
 # Needs no vectors and trains nothing: reports/<study>/runs is all that is read.
 rebuild: $(READY) ## render reports/<study>/index.html from the committed runs: make rebuild STUDY=reference
-	@$(IN_VENV) $(BIN)/python -m lvmlib.publishing "$(STUDY)" --render
+	@$(IN_VENV) $(BIN)/python -m lvmlib.pages.publishing "$(STUDY)" --render
 
 benchmark: $(READY) ## measure speed, memory and latency here (25 minutes on an idle machine)
 	@mkdir -p reports/benchmark
@@ -53,7 +53,7 @@ test: $(READY) ## run all tests and all notebooks (their runs go to a temporary 
 	  --nbval-lax --nbval-current-env --nbval-cell-timeout=300
 
 sample: $(READY) ## rebuild the bundled vectors (ENCODER=folder of all-mpnet-base-v2, if offline)
-	@$(IN_VENV) $(BIN)/python -m lvmlib.building $(ENCODER)
+	@$(IN_VENV) $(BIN)/python -m lvmlib.corpus.building $(ENCODER)
 
 lab: $(READY) ## open the notebooks in JupyterLab
 	@$(IN_VENV) $(BIN)/jupyter lab

@@ -28,7 +28,8 @@ _HOMES = {
 __all__ = list(_HOMES)
 
 
-# Found at first use: rendering a page needs lvmlib.html, but not four seconds of torch.
+# Found at first use: rendering a page needs lvmlib.pages.html, but not torch, which
+# takes four seconds.
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'lvmlib' has no attribute {name!r}")

@@ -70,7 +70,9 @@ def main() -> int:
 def restore(study: Study, published: Path) -> None:
     """Take over the finished runs that the repository has."""
     if published.exists():
-        from lvmlib.publishing import restore_runs  # imports what draws figures, slowly
+        from lvmlib.pages.publishing import (
+            restore_runs,  # imports what draws figures, slowly
+        )
 
         restored = restore_runs(study, published)
         if restored:

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pandas as pd
 
-from lvmlib import summary
 from lvmlib.comparison import BASELINES
 from lvmlib.evaluation import RANKINGS
+from lvmlib.pages import summary
 
 SMALL, LARGE = summary.REPORTED_SIZES.values()
 DOCUMENTS = np.repeat(np.arange(40), 10)

@@ -18,8 +18,8 @@ from conftest import LENGTHS, drifting_vectors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lvmlib import archives
-from lvmlib.archives import NAMES, import_npz
+from lvmlib.corpus import archives
+from lvmlib.corpus.archives import NAMES, import_npz
 from lvmlib.vectors import DatasetError, cut_windows, open_dataset
 
 FACTS = {"name": "old", "encoder": "all-mpnet-base-v2", "licence": "unknown"}
@@ -380,7 +380,7 @@ def test_memory_does_not_grow_with_the_file(path, monkeypatch):
 
 IMPORT = """
 import resource, sys
-from lvmlib.archives import import_npz
+from lvmlib.corpus.archives import import_npz
 data = import_npz(*sys.argv[1:], name="large", encoder="none", licence="none")
 print(data.n, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """

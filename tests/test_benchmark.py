@@ -14,11 +14,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lvmlib import benchmark
-from lvmlib import benchmark_report as tables
-from lvmlib.benchmark import BenchmarkError, Cell, Plan, Record, write_synthetic
-from lvmlib.cells import Turnstile, control_curve, paced
-from lvmlib.control import (
+from lvmlib.benchmark import measuring as benchmark
+from lvmlib.benchmark import tables
+from lvmlib.benchmark.cells import Turnstile, control_curve, paced
+from lvmlib.benchmark.control import (
     PLAIN,
     VARIANTS,
     batches,
@@ -27,6 +26,13 @@ from lvmlib.control import (
     plain_model,
     plain_optimizer,
     use_torch_dropout,
+)
+from lvmlib.benchmark.measuring import (
+    BenchmarkError,
+    Cell,
+    Plan,
+    Record,
+    write_synthetic,
 )
 from lvmlib.layers import Dropout
 from lvmlib.models import ARCHITECTURES, build_model

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lvmlib import building
-from lvmlib.card import read_chunks
-from lvmlib.encoding import EncoderError
-from lvmlib.sources import SourceError
+from lvmlib.corpus import building
+from lvmlib.corpus.card import read_chunks
+from lvmlib.corpus.encoding import EncoderError
+from lvmlib.corpus.sources import SourceError
 from lvmlib.vectors import DatasetError, make_split, open_dataset
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lvmlib import card
+from lvmlib.corpus import card
 from lvmlib.vectors import DatasetError, make_split, open_dataset
 
 
@@ -74,8 +74,8 @@ def test_effective_rank_of_known_clouds():
 
 
 def test_duplicates_are_found_where_they_were_put(sample, tmp_path):
+    from lvmlib.corpus.writing import write_dataset
     from lvmlib.vectors import document_rows, exam_documents
-    from lvmlib.writing import write_dataset
 
     vectors = sample.gather(np.arange(sample.n))
     parts = {k: document_rows(sample, v) for k, v in exam_documents(sample).items()}

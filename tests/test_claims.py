@@ -5,7 +5,7 @@ from importlib.resources import files
 
 from studies import LARGE, SMALL, write_pairs, write_run
 
-from lvmlib import claims
+from lvmlib.pages import claims
 from lvmlib.study import load_study
 
 
@@ -16,7 +16,7 @@ def verdicts(study):
 
 
 def test_every_claim_names_a_check_and_none_a_verdict():
-    entries = json.loads((files("lvmlib") / "claims.json").read_text())
+    entries = json.loads((files("lvmlib.pages") / "claims.json").read_text())
     for entry in entries:
         assert entry["check"] in claims.CHECKS
         assert entry["where"]

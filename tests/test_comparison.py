@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lvmlib import comparison, summary
+from lvmlib import comparison
 from lvmlib.comparison import BASELINES, compare, compare_sizes, over_baseline
 from lvmlib.evaluation import RANKINGS
+from lvmlib.pages import summary
 from lvmlib.study import load_study
 
 DOCUMENTS = np.repeat(np.arange(40), 10)

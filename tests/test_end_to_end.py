@@ -10,7 +10,7 @@ import pytest
 import yaml
 from bs4 import BeautifulSoup
 
-from lvmlib.publishing import publish_runs
+from lvmlib.pages.publishing import publish_runs
 
 PROJECT = Path(__file__).parent.parent
 STUDY = {

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from studies import LARGE, SMALL, write_run
 
-from lvmlib import explanations, plots
+from lvmlib.pages import explanations, plots
+from lvmlib.pages.summary import main_runs
 from lvmlib.study import load_study
-from lvmlib.summary import main_runs
 
 
 def test_a_fall_is_a_return_to_the_level_from_above():

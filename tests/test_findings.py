@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from studies import LARGE, SMALL, noise, write_run
 
-from lvmlib import claims, explanations, findings, plots, protocols, summary
 from lvmlib.comparison import compare_sizes
+from lvmlib.pages import claims, explanations, findings, plots, protocols, summary
 from lvmlib.runs import RunError
 from lvmlib.study import load_study
 

@@ -14,7 +14,7 @@ import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from lvmlib.html import NUMBER, ReportExporter, to_mathml
+from lvmlib.pages.html import NUMBER, ReportExporter, to_mathml
 
 PNG = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9Q"
@@ -318,7 +318,7 @@ def test_widgets_and_scripts_leave_no_trace():
 def test_command_line(report, tmp_path):
     nbformat.write(report, tmp_path / "run.ipynb")
     command = [sys.executable, "-m", "nbconvert", "--log-level=WARN"]
-    command += ["--to", "lvmlib.html.ReportExporter", tmp_path / "run.ipynb"]
+    command += ["--to", "lvmlib.pages.html.ReportExporter", tmp_path / "run.ipynb"]
     command += ["--output", "index.html", "--output-dir", tmp_path / "reports"]
     root = Path(__file__).parents[1]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from conftest import LENGTHS, drifting_vectors
 
-from lvmlib.joining import join_datasets
+from lvmlib.corpus.joining import join_datasets
+from lvmlib.corpus.writing import write_dataset as write_part
 from lvmlib.vectors import DatasetError, open_dataset
-from lvmlib.writing import write_dataset as write_part
 
 ENCODER = {"name": "all-mpnet-base-v2", "precision": "float32"}
 ROLES = ["pool"] * 12 + ["validation"] * 4 + ["test"] * 4

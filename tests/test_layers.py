@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from lvmlib.control import plain_amn, plain_gru, plain_lstm, plain_transformer
+from lvmlib.benchmark.control import plain_amn, plain_gru, plain_lstm, plain_transformer
 from lvmlib.layers import Dropout, GRULayer, LSTMLayer, keep_mask
 from lvmlib.models import build_model
 

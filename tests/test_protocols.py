@@ -3,7 +3,7 @@
 import pytest
 from studies import LARGE, SMALL, write_run
 
-from lvmlib import findings, protocols
+from lvmlib.pages import findings, protocols
 from lvmlib.study import load_study
 
 

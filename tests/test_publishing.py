@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 import lvmlib
-from lvmlib import publishing
 from lvmlib.comparison import BASELINES, compare_sizes, over_baseline
+from lvmlib.pages import publishing
 from lvmlib.study import load_study, missing_runs, read_study
 from lvmlib.weights import PRETRAINED
 

@@ -5,7 +5,7 @@ import shlex
 import numpy as np
 import pytest
 
-from lvmlib import plots, report
+from lvmlib.pages import plots, report
 from lvmlib.parameters import Settings, make_settings
 from lvmlib.runs import execute
 from lvmlib.training import Recipe

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lvmlib.sources import SourceError, read_rows
-from lvmlib.text import Article, read_articles
+from lvmlib.corpus.sources import SourceError, read_rows
+from lvmlib.corpus.text import Article, read_articles
 
 LONG = (
     "is longer than any line of a text whose lines were broken at a margin, as some are"

@@ -5,7 +5,7 @@ import sentencex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lvmlib.text import chunk, read_articles
+from lvmlib.corpus.text import chunk, read_articles
 
 LONG = (
     "This line is a sentence that is long enough to be told from a heading of any kind"

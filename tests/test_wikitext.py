@@ -9,8 +9,8 @@ from xml.etree.ElementTree import ParseError
 
 import pytest
 
-from lvmlib.text import chunk, read_articles
-from lvmlib.wikitext import prose, read_dump
+from lvmlib.corpus.text import chunk, read_articles
+from lvmlib.corpus.wikitext import prose, read_dump
 
 DUMP = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
 

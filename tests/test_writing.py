@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lvmlib.corpus.writing import quantise, write_dataset
 from lvmlib.vectors import DatasetError, open_dataset
-from lvmlib.writing import quantise, write_dataset
 
 DOCUMENTS = pd.DataFrame(
     {"document_id": ["a", "b"], "title": ["A", "B"], "start": [0, 7], "stop": [7, 20]}
@@ -86,7 +86,7 @@ def test_a_folder_that_exists_is_not_touched(tmp_path):
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
     code = (
         "import numpy as np, pandas as pd\n"
-        "from lvmlib.writing import write_dataset\n"
+        "from lvmlib.corpus.writing import write_dataset\n"
         "documents = pd.DataFrame({'document_id': ['a'], 'title': ['A'],"
         " 'start': [0], 'stop': [5000]})\n"
         "ones = np.ones((5000, 768), np.float32)\n"

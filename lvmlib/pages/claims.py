@@ -15,13 +15,18 @@ from importlib.resources import files
 import numpy as np
 import pandas as pd
 
-from lvmlib import explanations, findings
 from lvmlib.comparison import compare_sizes
-from lvmlib.report import signed
+from lvmlib.pages import explanations, findings
+from lvmlib.pages.report import signed
+from lvmlib.pages.summary import (
+    REPORTED_SIZES,
+    headline_sizes,
+    main_runs,
+    recommendation,
+)
 from lvmlib.runs import load_run
 from lvmlib.scaling import ResampledCurve
 from lvmlib.statistics import MARGIN, Interval, format_interval, verdict
-from lvmlib.summary import REPORTED_SIZES, headline_sizes, main_runs, recommendation
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be decided"
 DECIDED = ("improves", "equivalent", "regresses")
@@ -75,7 +80,7 @@ def table(
         lack = f"the claims are about {small:,} and {large:,} vectors"
         return pd.DataFrame(), findings.not_measured(lack)
     rows = []
-    for entry in json.loads((files("lvmlib") / "claims.json").read_text()):
+    for entry in json.loads((files("lvmlib.pages") / "claims.json").read_text()):
         claim, where, check = (entry.pop(key) for key in ("claim", "where", "check"))
         word, number = CHECKS[check](evidence, **entry)
         rows.append(

@@ -16,7 +16,7 @@ from xml.etree.ElementTree import ParseError
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lvmlib.wikitext import read_dump
+from lvmlib.corpus.wikitext import read_dump
 
 KINDS = (
     "a MediaWiki dump (.xml), WikiExtractor output, JSON Lines (.jsonl), .csv, .txt "

@@ -19,8 +19,8 @@ from lvmlib.comparison import (
     registered,
     window_scores,
 )
-from lvmlib.plots import whole_epochs
-from lvmlib.report import STATUS, signed, span
+from lvmlib.pages.plots import whole_epochs
+from lvmlib.pages.report import STATUS, signed, span
 from lvmlib.runs import load_run
 from lvmlib.statistics import format_interval, rank_ranges
 from lvmlib.study import missing_runs, read_plan
@@ -358,7 +358,9 @@ def cost_table(costs: pd.DataFrame) -> pd.DataFrame:
 
 def reported_beside(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the original report's table beside this study's."""
-    reported = json.loads((files("lvmlib") / "reported.json").read_text())["table"]
+    reported = json.loads((files("lvmlib.pages") / "reported.json").read_text())[
+        "table"
+    ]
     small, large = headline_sizes(runs)
     ours = compare_sizes(runs, small, large).set_index("entry")
     rows = []

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import sentencex
 
-from lvmlib.sources import SourceError, read_rows
+from lvmlib.corpus.sources import SourceError, read_rows
 
 MIN_CHUNKS = 6  # five vectors of context and a target; shorter documents are dropped
 HEADING = 60  # a line shorter than this that ends no sentence is a heading

@@ -1,7 +1,7 @@
 """What one cell of the benchmark measures, in a process of its own.
 
-The parent (`lvmlib.benchmark`) asks for a number of seconds, and the cell answers with
-what it found in them. Training is stopped between rounds where it takes its next batch.
+The parent (`measuring`) asks for a number of seconds, and the cell answers with what it
+found in them. Training is stopped between rounds where it takes its next batch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.profiler import ProfilerActivity, profile
 
-from lvmlib.control import (
+from lvmlib.benchmark.control import (
     VARIANTS,
     batches,
     one_pass,

@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 from numpy.lib import format as npy
 
+from lvmlib.corpus.writing import write_dataset
 from lvmlib.vectors import Dataset, DatasetError
-from lvmlib.writing import write_dataset
 
 NAMES = (
     ("context_sequences", "target_vectors"),

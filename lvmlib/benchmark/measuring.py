@@ -1,8 +1,8 @@
 """How fast training is: the control, one lever at a time, and all of them.
 
 Every cell (an architecture and a variant) is a process of its own, so that its peak
-memory is its own (`lvmlib.cells`). The cells of an architecture take turns, and every
-round measures what matrix products reach, so that a machine that slows down slows all
+memory is its own (`cells`). The cells of an architecture take turns, and every round
+measures what matrix products reach, so that a machine that slows down slows all
 of them. On the CPU only.
 """
 
@@ -23,14 +23,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lvmlib.cells import STUDY_BATCHES, work
-from lvmlib.control import VARIANTS, has_bf16
+from lvmlib.benchmark.cells import STUDY_BATCHES, work
+from lvmlib.benchmark.control import VARIANTS, has_bf16
+from lvmlib.corpus.writing import write_dataset
 from lvmlib.files import write_json
 from lvmlib.models import model_class, unknown_name
+from lvmlib.pages.summary import REPORTED_SIZES
 from lvmlib.runs import git_commit, processor_name
-from lvmlib.summary import REPORTED_SIZES
 from lvmlib.vectors import open_dataset
-from lvmlib.writing import write_dataset
 
 REPORTED_SIZE = REPORTED_SIZES["232k"]
 DIM = 768
@@ -38,7 +38,7 @@ VALIDATION_VECTORS = 12_500  # of the synthetic dataset; Wikipedia's has 12,443
 TOGETHER = 5  # variants alive beside the control: graphmert takes 2 GB in each
 SPAWNED = multiprocessing.get_context("spawn")
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["lvmlib.cells"])
+PROCESSES.set_forkserver_preload(["lvmlib.benchmark.cells"])
 EPOCHS_SHARE = 0.4  # of the control's passes: 8 for 20, with the rate taken to zero
 
 

@@ -1,6 +1,6 @@
 """GraphMERT's runs, other rates, other arithmetic, and the report's four hypotheses.
 
-Functions take tables of `load_study`, as in `lvmlib.findings`.
+Functions take tables of `load_study`, as in `lvmlib.pages.findings`.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 
 from lvmlib.comparison import compare, compare_sizes, registered, window_scores
-from lvmlib.findings import ARMS, contrasts, interval_text, listed, not_measured
+from lvmlib.pages.findings import ARMS, contrasts, interval_text, listed, not_measured
+from lvmlib.pages.report import signed, span
+from lvmlib.pages.summary import REPORTED_SIZES, headline_sizes, main_runs
 from lvmlib.parameters import model_options
-from lvmlib.report import signed, span
 from lvmlib.runs import load_run
 from lvmlib.scaling import ResampledCurve
 from lvmlib.statistics import MARGIN, Interval, clustered_interval
-from lvmlib.summary import REPORTED_SIZES, headline_sizes, main_runs
 from lvmlib.training import LEVEL_TOLERANCE
 
 

@@ -1,7 +1,7 @@
 """The original protocol beside the controlled one, and each of its faults alone.
 
-Functions take tables of `load_study`, as in `lvmlib.findings`: `reported` is a study
-under the original protocol, `everything` the controlled one.
+Functions take tables of `load_study`, as in `findings`: `reported` is a study under the
+original protocol, `everything` the controlled one.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from lvmlib.comparison import compare, compare_sizes
-from lvmlib.findings import interval_text, listed, not_measured
-from lvmlib.report import signed, span
+from lvmlib.pages.findings import interval_text, listed, not_measured
+from lvmlib.pages.report import signed, span
+from lvmlib.pages.summary import headline_sizes, main_runs
 from lvmlib.runs import load_run
 from lvmlib.statistics import Interval
-from lvmlib.summary import headline_sizes, main_runs
 
 CAUSES = ("other exam", "leaky split", "mixed windows", "fewer updates")
 

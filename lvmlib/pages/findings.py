@@ -22,12 +22,12 @@ from lvmlib.comparison import (
     registered,
     window_scores,
 )
-from lvmlib.report import signed, span
+from lvmlib.pages.report import signed, span
+from lvmlib.pages.summary import headline_sizes, main_runs
 from lvmlib.runs import RunError
 from lvmlib.scaling import ResampledCurve, resample_curves
 from lvmlib.statistics import Interval, format_interval
 from lvmlib.study import load_study, missing_runs, read_plan
-from lvmlib.summary import headline_sizes, main_runs
 
 ARMS = {"epochs": "equal epochs", "steps": "equal updates"}
 SURE = 0.95  # a probability of beating another that counts as decided

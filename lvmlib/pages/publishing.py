@@ -1,8 +1,9 @@
 """What a study leaves in the repository: small files of its runs, cards, a model.
 
-`python -m lvmlib.publishing reference` copies what the summary needs from the finished
-runs to reports/reference/runs, so that the report can be made again from the repository
-alone, with `--render`; with `--ship amn`, that entry's model goes into the package.
+`python -m lvmlib.pages.publishing reference` copies what the summary needs from the
+finished runs to reports/reference/runs, so that the report can be made again from the
+repository alone, with `--render`; with `--ship amn`, that entry's model goes into the
+package.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from lvmlib import findings, plots
 from lvmlib.comparison import BASELINES, over_baseline
 from lvmlib.files import atomic_path, write_json
 from lvmlib.models import model_class
+from lvmlib.pages import findings, plots
+from lvmlib.pages.report import signed
+from lvmlib.pages.summary import best_baseline, headline_sizes, main_arm, main_runs
 from lvmlib.parameters import runs_root
-from lvmlib.report import signed
 from lvmlib.runs import SHARED, load_run, read_scores
 from lvmlib.statistics import clustered_interval, format_interval
 from lvmlib.study import Study, answers, load_study, read_plan, summary_arguments
-from lvmlib.summary import best_baseline, headline_sizes, main_arm, main_runs
 from lvmlib.weights import PRETRAINED, load_weights, save_weights
 
 # Of a run's scores by window: what a table or a sentence of the summary reads.
@@ -260,7 +261,9 @@ def render(report: Path) -> None:
 
 def main() -> None:
     """Publish a study's runs and cards, a model if asked, or render what is there."""
-    parser = argparse.ArgumentParser(prog="lvmlib.publishing", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="lvmlib.pages.publishing", description=__doc__
+    )
     parser.add_argument("study", help="name of a study, such as reference")
     parser.add_argument("--ship", default="", help="the entry whose model ships")
     parser.add_argument("--render", action="store_true", help="only render the report")

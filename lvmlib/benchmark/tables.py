@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lvmlib.benchmark import REPORTED_SIZE
-from lvmlib.control import VARIANTS, flops_per_window
-from lvmlib.plots import BASELINE, MUTED, NETWORK
+from lvmlib.benchmark.control import VARIANTS, flops_per_window
+from lvmlib.benchmark.measuring import REPORTED_SIZE
+from lvmlib.pages.plots import BASELINE, MUTED, NETWORK
 
 MARGIN = 0.002  # of validation cosine: not worse than the control
 BUSY = 0.05  # share of the machine that others took, above which it was busy

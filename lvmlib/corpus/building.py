@@ -12,13 +12,13 @@ from typing import Any
 
 import pandas as pd
 
-from lvmlib.archives import import_npz
-from lvmlib.encoding import DEFAULT_ENCODER, encode_chunks, load_encoder
+from lvmlib.corpus.archives import import_npz
+from lvmlib.corpus.encoding import DEFAULT_ENCODER, encode_chunks, load_encoder
+from lvmlib.corpus.sources import SourceError
+from lvmlib.corpus.text import MIN_CHUNKS, chunk, read_articles
+from lvmlib.corpus.writing import write_dataset
 from lvmlib.files import write_json
-from lvmlib.sources import SourceError
-from lvmlib.text import MIN_CHUNKS, chunk, read_articles
 from lvmlib.vectors import SAMPLE, Dataset, DatasetError, open_dataset
-from lvmlib.writing import write_dataset
 
 
 def open_or_build(

@@ -1,7 +1,7 @@
 """Notebook to web page: an nbconvert exporter with a small template of our own.
 
-``jupyter nbconvert --to lvmlib.html.ReportExporter notebook.ipynb`` writes one file
-that loads nothing: code folded, formulas as MathML, styles and images inside.
+``jupyter nbconvert --to lvm_report notebook.ipynb`` writes one file that loads nothing:
+code folded, formulas as MathML, styles and images inside.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def fold_setup(page: BeautifulSoup) -> None:
 
 
 class ReportExporter(HTMLExporter):
-    """One self-contained, readable page per notebook (see ``lvmlib/template``)."""
+    """One self-contained, readable page per notebook (see ``template``)."""
 
     export_from_notebook = "Report (HTML)"
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lvmlib.corpus.writing import write_dataset
 from lvmlib.vectors import Dataset, DatasetError, document_rows, open_dataset
-from lvmlib.writing import write_dataset
 
 BLOCK = 8192  # vectors copied at a time
 Part = tuple[Dataset, np.ndarray]  # and the positions of the documents taken from it

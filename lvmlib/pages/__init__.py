@@ -1,0 +1,1 @@
+"""What the pages say: tables, figures and sentences of the notebooks, and HTML."""
