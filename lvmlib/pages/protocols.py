@@ -67,7 +67,8 @@ def protocols(
         f"percent: in its words "
         f"{', '.join(f'{n} {word}' for word, n in words.items())}. On the frozen exam "
         f"the very same models gain beyond the uncertainty over documents in {len(up)} "
-        f"of {len(both)} architectures ({listed(up)}). {_exams_apart(old)}"
+        f"of {len(both)} architectures ({listed(up)}). "
+        f"{_exams_apart(old, own, frozen.loc[both])}"
     )
     lack = [entry for entry in old["entry"].unique() if entry not in own.index]
     if lack:
@@ -75,20 +76,39 @@ def protocols(
     return pd.DataFrame(rows), said
 
 
-def _exams_apart(reported: pd.DataFrame) -> str:
-    """Say how far the two own exams differ, by what hardly learns from more data."""
+def _exams_apart(
+    reported: pd.DataFrame, own: pd.DataFrame, frozen: pd.DataFrame
+) -> str:
+    """Say what the own exams hide of each gain, and how much their difficulty hides.
+
+    Difficulty is judged by six fitted numbers, which hardly learn from more data.
+    """
     small, large = headline_sizes(reported)
     scores = []
     for size in (small, large):
         folder = reported[reported["size"] == size]["folder"].iloc[0]
         six = load_run(folder).info["baselines"]["six_numbers"]
         scores.append((six["validation_cosine"], six["cosine"]))
-    own, frozen = (after - before for before, after in zip(*scores, strict=True))
-    return (
-        "Six fitted numbers, which hardly learn from more data, change by "
-        f"{signed(own, 4)} from one own exam to the other, and by {signed(frozen, 4)} "
-        "on the frozen one."
+    six_own, six_frozen = (
+        after - before for before, after in zip(*scores, strict=True)
     )
+    said = [
+        "Six fitted numbers, which hardly learn from more data, change by "
+        f"{signed(six_own, 4)} from one own exam to the other, and by "
+        f"{signed(six_frozen, 4)} on the frozen one."
+    ]
+    for entry, interval in frozen["interval"].items():
+        change = own.loc[entry, large] - own.loc[entry, small]
+        hidden, harder = interval.estimate - change, six_frozen - six_own
+        said.append(
+            f"**{entry}** gains {signed(interval.estimate, 4)} on the frozen exam and "
+            f"{signed(change, 4)} from one own exam to the other. Of the difference, "
+            f"{signed(hidden, 4)}, the two exams' difficulty, by six numbers, is "
+            f"{signed(harder, 4)}; the rest, {signed(hidden - harder, 4)}, is what an "
+            "exam on its own training documents gives a network, more at one size than "
+            "at the other."
+        )
+    return " ".join(said)
 
 
 def causes(reported: pd.DataFrame, everything: pd.DataFrame) -> pd.DataFrame:
