@@ -109,7 +109,7 @@ def test_a_million_vectors_need_little_memory(tmp_path):
     code = (
         "from pathlib import Path\n"
         "import numpy as np\n"
-        "from lvmlib import card\n"
+        "from lvmlib.corpus import card\n"
         "from lvmlib.vectors import make_split, open_dataset\n"
         "def owned():\n"
         "    status = Path('/proc/self/status').read_text()\n"
