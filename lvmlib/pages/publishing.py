@@ -200,6 +200,7 @@ def model_card(runs: pd.DataFrame) -> str:
         for gain in [over_baseline(runs, name)]
     )
     contrastive = sum(run.info["test"]["contrastive"] for run in loaded) / seeds
+    skill = sum(run.info["skill"] for run in loaded) / seeds
     statuses = ", ".join(sorted({run.info["status"] for run in loaded}))
     recipe = {k: used[k] for k in ("epochs", "batch_size", "learning_rate", "schedule")}
     and_seeds = " and seeds" if seeds > 1 else ""
@@ -226,7 +227,7 @@ documents that no training saw; 95% intervals over documents{and_seeds}:
 
 - cosine: {format_interval(cosine, 4, signed=False)}
 {gains}- contrastive accuracy: {contrastive:.3f} (chance 0.5)
-- skill against the best baseline: {signed(info["skill"], 3)}
+- skill against the best baseline: {signed(skill, 3)}
 
 **Not for.** Vectors of another encoder: the numbers mean nothing to it. Text in another
 language or genre: not measured. A prediction is an average over what could follow, not
