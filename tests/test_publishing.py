@@ -133,9 +133,15 @@ def test_the_headline_on_made_up_numbers():
     runs["baseline_ridge"] = 0.7
     assert publishing.headline(runs) == (
         "Training on 200 vectors instead of 100 changed the cosine on 7 unseen "
-        "documents by +0.0250 (amn, 2 seeds), −0.0100 (gru, 1 seed); there the best "
-        "network so far, amn, has 0.6833 and ridge, which is no network, 0.7000."
+        "documents by +0.0250 (amn, 2 seeds), −0.0100 (gru, 1 seed) at equal epochs, "
+        "so with more updates too; at equal updates by an amount not measured yet. "
+        "With 200 vectors the best network so far, amn, has 0.6833 and ridge, which is "
+        "no network, 0.7000."
     )
+    steps = runs[(runs["entry"] == "amn") & (runs["size"] == 200)].assign(arm="steps")
+    steps["test_cosine"] -= 0.01
+    both = publishing.headline(pd.concat([runs, steps]))
+    assert "at equal updates by +0.0150 (amn, 2 seeds). With 200" in both
     assert "yet" in publishing.headline(runs[runs["size"] == 100])
 
 

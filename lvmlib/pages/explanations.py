@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from lvmlib.comparison import compare, compare_sizes, registered, window_scores
-from lvmlib.pages.findings import ARMS, contrasts, interval_text, listed, not_measured
+from lvmlib.pages.findings import contrasts, interval_text, listed, not_measured
 from lvmlib.pages.report import signed, span
-from lvmlib.pages.summary import REPORTED_SIZES, headline_sizes, main_runs
+from lvmlib.pages.summary import ARMS, REPORTED_SIZES, headline_sizes, main_runs
 from lvmlib.parameters import model_options
 from lvmlib.runs import load_run
 from lvmlib.scaling import ResampledCurve

@@ -23,13 +23,12 @@ from lvmlib.comparison import (
     window_scores,
 )
 from lvmlib.pages.report import signed, span
-from lvmlib.pages.summary import headline_sizes, main_runs
+from lvmlib.pages.summary import ARMS, headline_sizes, main_runs
 from lvmlib.runs import RunError
 from lvmlib.scaling import ResampledCurve, resample_curves
 from lvmlib.statistics import Interval, format_interval
 from lvmlib.study import load_study, missing_runs, read_plan
 
-ARMS = {"epochs": "equal epochs", "steps": "equal updates"}
 SURE = 0.95  # a probability of beating another that counts as decided
 STORIES = {
     "cosine": "cosine",

@@ -116,32 +116,42 @@ def _to_page(notebook: str | Path, page: Path) -> None:
     subprocess.run(command, check=True)
 
 
-def headline(runs: pd.DataFrame) -> str:
+def headline(everything: pd.DataFrame) -> str:
     """Return a study's answer in one sentence, from its results.csv alone.
 
     >>> headline(load_study("reports/reference/results.csv"))  # doctest: +SKIP
     """
-    runs = main_runs(runs)
+    runs = main_runs(everything)
     small, large = headline_sizes(runs)
-    changes = []
-    for entry, group in runs.groupby("entry", sort=False):
-        cosines = group.pivot(index="seed", columns="size", values="test_cosine")
-        pairs = cosines.reindex(columns=[small, large]).dropna()
-        if len(pairs) and small < large:
-            change = signed((pairs[large] - pairs[small]).mean(), 4)
-            seeds = f"{len(pairs)} seed{'s' if len(pairs) > 1 else ''}"
-            changes.append(f"{change} ({entry}, {seeds})")
-    if not changes:
+    before, after = (runs[runs["size"] == size] for size in (small, large))
+    steps = everything[everything["arm"] == "steps"]
+    steps = steps[steps["entry"].isin(runs["entry"]) & (steps["size"] == large)]
+    changes, at_equal_updates = _changes(before, after), _changes(before, steps)
+    if not changes or small == large:
         return "No network was trained on two sizes of the training set yet."
-    cell = runs[runs["size"] == large]
-    best = cell.groupby("entry")["test_cosine"].mean()
-    name, cosine = best_baseline(cell)
+    best = after.groupby("entry")["test_cosine"].mean()
+    name, cosine = best_baseline(after)
     return (
         f"Training on {large:,} vectors instead of {small:,} changed the cosine on "
-        f"{cell['test_documents'].iloc[0]} unseen documents by {', '.join(changes)}; "
-        f"there the best network so far, {best.idxmax()}, has {best.max():.4f} and "
+        f"{after['test_documents'].iloc[0]} unseen documents by {changes} at equal "
+        f"epochs, so with more updates too; at equal updates by "
+        f"{at_equal_updates or 'an amount not measured yet'}. With {large:,} vectors "
+        f"the best network so far, {best.idxmax()}, has {best.max():.4f} and "
         f"{BASELINES[name]}, which is no network, {cosine:.4f}."
     )
+
+
+def _changes(before: pd.DataFrame, after: pd.DataFrame) -> str:
+    """List each entry's mean change, paired by seed."""
+    said = []
+    for entry, cell in before.groupby("entry", sort=False):
+        old = cell.set_index("seed")["test_cosine"]
+        new = after[after["entry"] == entry].set_index("seed")["test_cosine"]
+        pairs = (new - old).dropna()
+        if len(pairs):
+            seeds = f"{len(pairs)} seed{'s' if len(pairs) > 1 else ''}"
+            said.append(f"{signed(pairs.mean(), 4)} ({entry}, {seeds})")
+    return ", ".join(said)
 
 
 def tell_readme(readme: Path, sentence: str) -> None:

@@ -26,6 +26,7 @@ from lvmlib.statistics import format_interval, rank_ranges
 from lvmlib.study import missing_runs, read_plan
 
 REPORTED_SIZES = {"80k": 80_634, "232k": 232_605}
+ARMS = {"epochs": "equal epochs", "steps": "equal updates"}
 SMALL = 10_000_000  # parameters; the recommendation's "small"
 TIMES = ["latency_ms", "windows_per_second"]
 MACHINE = ["processor", "device", "precision"]
@@ -87,7 +88,7 @@ def _about_data(runs: pd.DataFrame) -> str:
     seeds = min(i.seeds for i in changes["interval"])
     text = (
         f"**Does more data help?** From {small:,} to {large:,} training vectors the "
-        f"test cosine changed by {span(estimates)}, "
+        f"test cosine changed by {span(estimates)} at {ARMS[runs['arm'].iloc[0]]}, "
         f"on the same {runs['test_windows'].iloc[0]:,} windows of "
         f"{runs['test_documents'].iloc[0]} unseen documents. "
     )
