@@ -85,8 +85,13 @@ def runs_root() -> Path:
     """Return $LVM_RUNS, else runs/ in the project (or the current) folder."""
     if os.environ.get("LVM_RUNS"):
         return Path(os.environ["LVM_RUNS"])
+    return project_folder() / "runs"
+
+
+def project_folder() -> Path:
+    """Return the folder of this project, else (lvmlib is installed) the current one."""
     project = Path(__file__).parent.parent
-    return (project if (project / "parameters").is_dir() else Path.cwd()) / "runs"
+    return project if (project / "parameters").is_dir() else Path.cwd()
 
 
 def make_settings(architecture: str, parameters: dict[str, Any]) -> Settings:

@@ -24,6 +24,7 @@ from lvmlib.parameters import (
     Settings,
     check_names,
     make_settings,
+    project_folder,
     runs_root,
 )
 from lvmlib.runs import RunError, execute, load_run
@@ -321,6 +322,12 @@ def example_study() -> Path:
         planned = _plan("example", "", entry, tiny, size, "epochs", seed=0)
         execute(planned.settings)
     return example
+
+
+def published_study() -> Path:
+    """Return the committed runs of the reference study, or else an example study."""
+    published = project_folder() / "reports" / "reference" / "runs"
+    return published if any(published.rglob("run.json")) else example_study()
 
 
 def missing_runs(path: str | Path) -> list[dict[str, Any]]:

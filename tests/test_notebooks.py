@@ -67,6 +67,7 @@ def test_papermill_and_the_library_know_the_same_parameters(name):
         ("amn", "epoch", "epochs"),
         ("graphmert", "masks", "mask"),
         ("summary", "studi", "study"),
+        ("explore", "studdy", "study"),
         ("data", "sources", "source"),
         ("benchmark", "round", "rounds"),
     ],

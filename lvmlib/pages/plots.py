@@ -278,3 +278,15 @@ def quality_and_cost(runs: pd.DataFrame, baselines: dict[str, float]) -> Figure:
     axes.set_ylabel("test cosine")
     axes.set_title("Quality against cost (area: parameters; grey: dominated)")
     return figure
+
+
+def gains(ease: np.ndarray, gain: np.ndarray, title: str) -> Figure:
+    """Draw each document's gain against ridge's cosine on it, both (documents,)."""
+    figure, axes = plt.subplots(figsize=(7, 3.6))
+    axes.axhline(0, color="0.4", lw=1)
+    axes.axhline(gain.mean(), color=BASELINE, ls="--", label="mean over documents")
+    axes.scatter(ease, gain, s=12, color=NETWORK, alpha=0.5)
+    axes.set(xlabel="test cosine of ridge, mean of the document")
+    axes.set(ylabel="gain in cosine", title=title)
+    axes.legend()
+    return figure
