@@ -57,6 +57,17 @@ def test_rates_are_compared_by_validation_with_the_same_seed(study):
     assert "0.0005, gives +0.0030" in explanations.rate_said(found, runs)
 
 
+def test_dips_are_falls_of_validation_from_one_epoch_to_the_next(study):
+    write_run(study, "lstm", LARGE, 0.5, history={"validation_cosine": [0.52, 0.45]})
+    write_run(study, "lstm", SMALL, 0.5, history={"validation_cosine": [0.52, 0.515]})
+    found = explanations.dips(load_study(study))
+    (row,) = found.to_dict("records")
+    assert (row["entry"], row["size"], row["epoch"]) == ("lstm", LARGE, 2)
+    said = explanations.dip_said(found)
+    assert "lstm at 232,605 with seed 0 (by 0.0700 at epoch 2)" in said
+    assert explanations.dip_said(found[:0]).startswith("In no run")
+
+
 def test_arithmetic_is_compared_where_nothing_else_differs(study):
     float32 = {"used": {"precision": "32-true"}, "precision": "32-true"}
     for seed in (0, 1):

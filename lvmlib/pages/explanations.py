@@ -20,6 +20,8 @@ from lvmlib.scaling import ResampledCurve
 from lvmlib.statistics import MARGIN, Interval, clustered_interval
 from lvmlib.training import LEVEL_TOLERANCE
 
+DIP = 0.01  # cosine; a larger fall from one epoch to the next is no noise
+
 
 def graphmert_runs(everything: pd.DataFrame, reported: pd.DataFrame) -> pd.DataFrame:
     """Return the GraphMERT runs of both studies with what became of each.
@@ -172,6 +174,38 @@ def rate_said(found: pd.DataFrame, runs: pd.DataFrame) -> str:
             f"{best['registered']:g}."
         )
     return " ".join(said)
+
+
+def dips(everything: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs whose validation cosine fell by more than DIP in one epoch.
+
+    Columns entry, size, seed, epoch (after the fall) and fall, the largest.
+    """
+    rows = []
+    for row in everything.to_dict("records"):
+        validation = load_run(row["folder"]).history.set_index("epoch")
+        falls = -validation["validation_cosine"].diff()
+        if falls.max() > DIP:
+            found = {key: row[key] for key in ("entry", "size", "seed")}
+            rows.append(found | {"epoch": falls.idxmax(), "fall": falls.max()})
+    return pd.DataFrame(rows, columns=["entry", "size", "seed", "epoch", "fall"])
+
+
+def dip_said(found: pd.DataFrame) -> str:
+    """Say in which runs training was unstable."""
+    if found.empty:
+        return f"In no run did validation fall by more than {DIP} in one epoch."
+    runs = (
+        f"{row.entry} at {row.size:,} with seed {row.seed} (by {row.fall:.4f} at epoch "
+        f"{row.epoch:.0f})"
+        for row in found.sort_values("fall", ascending=False).itertuples()
+    )
+    return (
+        f"**Unstable:** validation cosine fell by more than {DIP} in one epoch in "
+        f"{'; '.join(runs)}. Where that happens the rate is near the highest that "
+        "trains at all, and what the run reached says as much about the rate as about "
+        "the data."
+    )
 
 
 # --- arithmetic ----------------------------------------------------------------------

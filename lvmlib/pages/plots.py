@@ -252,11 +252,11 @@ def quality_and_cost(runs: pd.DataFrame, baselines: dict[str, float]) -> Figure:
         color=[NETWORK if best else MUTED for best in runs["on_frontier"]],
         alpha=0.6,
     )
-    for row in runs.itertuples():
+    for n, row in enumerate(runs.itertuples()):  # above and below: neighbours are close
         axes.annotate(
             f"{row.entry} ({row.parameters / 1e6:.1f} M)",
             (row.latency_ms, row.test_cosine),
-            xytext=(8, 8),
+            xytext=(8, -14 if n % 2 else 6),
             textcoords="offset points",
             size="small",
         )
@@ -264,11 +264,10 @@ def quality_and_cost(runs: pd.DataFrame, baselines: dict[str, float]) -> Figure:
         axes.axhline(cosine, color=BASELINE, lw=1, ls="--", zorder=0)
         axes.annotate(
             f"{BASELINES[name]} (latency not measured)",
-            (1, cosine),
+            (0, cosine),
             xycoords=("axes fraction", "data"),
-            xytext=(-2, 2),
+            xytext=(4, 3),
             textcoords="offset points",
-            ha="right",
             size="small",
             color="0.35",
         )
