@@ -91,7 +91,7 @@ def test_arithmetic_is_compared_where_nothing_else_differs(study):
     said = explanations.arithmetic_said(found, main_runs(everything))
     assert said.startswith("In 1 of 6 pairs")
     assert "(gru with seed 2). By itself" in said
-    assert "changes the test cosine by +0.0020" in said
+    assert "changes the test cosine of amn by +0.00200" in said
     none = explanations.arithmetic_said(found[:0], main_runs(everything))
     assert none.endswith("*Not measured yet:* one training in both arithmetics.")
 

@@ -17,7 +17,7 @@ from lvmlib.pages.summary import ARMS, REPORTED_SIZES, headline_sizes, main_runs
 from lvmlib.parameters import model_options
 from lvmlib.runs import load_run
 from lvmlib.scaling import ResampledCurve
-from lvmlib.statistics import MARGIN, Interval, clustered_interval
+from lvmlib.statistics import MARGIN, Interval, clustered_interval, format_interval
 from lvmlib.training import LEVEL_TOLERANCE
 
 DIP = 0.01  # cosine; a larger fall from one epoch to the next is no noise
@@ -247,7 +247,9 @@ def arithmetic_table(found: pd.DataFrame) -> pd.DataFrame:
         {
             "architecture": found["architecture"],
             "vectors": found["size"].map("{:,}".format),
-            "test cosine: float32 − bfloat16": found["interval"].map(interval_text),
+            "test cosine: float32 − bfloat16": [
+                format_interval(interval, digits=5) for interval in found["interval"]
+            ],
             "seeds": [interval.seeds for interval in found["interval"]],
         }
     )
@@ -268,10 +270,10 @@ def arithmetic_said(found: pd.DataFrame, runs: pd.DataFrame) -> str:
         return " ".join([*said, not_measured("one training in both arithmetics")])
     ends = [end for i in found["interval"] for end in (i.low, i.high)]
     said.append(
-        f"By itself, float32 instead of bfloat16 changes the test cosine by "
-        f"{span((i.estimate for i in found['interval']), 4)}, and beyond the "
-        f"uncertainty by no more than {max(map(abs, ends)):.4f}; the margin of "
-        f"equivalence is {MARGIN}."
+        f"By itself, float32 instead of bfloat16 changes the test cosine of "
+        f"{listed(list(found['architecture'].unique()))} by "
+        f"{span((i.estimate for i in found['interval']), 5)}, at the far end of the "
+        f"intervals by {max(map(abs, ends)):.5f}; the margin of equivalence is {MARGIN}."
     )
     return " ".join(said)
 
