@@ -273,7 +273,8 @@ def arithmetic_said(found: pd.DataFrame, runs: pd.DataFrame) -> str:
         f"By itself, float32 instead of bfloat16 changes the test cosine of "
         f"{listed(list(found['architecture'].unique()))} by "
         f"{span((i.estimate for i in found['interval']), 5)}, at the far end of the "
-        f"intervals by {max(map(abs, ends)):.5f}; the margin of equivalence is {MARGIN}."
+        f"intervals by {max(map(abs, ends)):.5f}; the margin of equivalence is "
+        f"{MARGIN}."
     )
     return " ".join(said)
 
