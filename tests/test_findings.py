@@ -1,6 +1,7 @@
 """Contrasts, curves and leads, on made-up studies whose numbers are known."""
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -97,6 +98,18 @@ def test_one_seed_takes_no_part_in_holms_correction(study):
     assert table.loc["graphmert", "verdict"] == "no verdict (one seed)"
     said = summary.answer(runs)[0]
     assert "at 3 seeds" in said  # graphmert was not asked for a verdict
+
+
+def test_a_verdict_that_needs_the_missing_ones_is_not_settled(study):
+    runs = summary.main_runs(load_study(study))
+    changes = findings.contrasts(load_study(study))
+    changes = changes[changes["arm"] == "equal epochs"]
+    assert "Not settled" not in findings.contrast_said(changes, runs)
+    amn = changes[changes["entry"] == "amn"].copy()
+    weaker = replace(amn["interval"].iloc[0], p_value=0.03)
+    amn["interval"] = [weaker]
+    said = findings.contrast_said(amn, runs)  # gru is missing
+    assert "counted with the 1 still missing, amn (p = 0.06) would be" in said
 
 
 def test_many_missing_runs_are_counted_by_entry(study):
