@@ -70,9 +70,8 @@ def main() -> int:
 def restore(study: Study, published: Path) -> None:
     """Take over the finished runs that the repository has."""
     if published.exists():
-        from lvmlib.pages.publishing import (
-            restore_runs,  # imports what draws figures, slowly
-        )
+        # Not at the top: it imports what draws figures, which takes a second.
+        from lvmlib.pages.publishing import restore_runs
 
         restored = restore_runs(study, published)
         if restored:

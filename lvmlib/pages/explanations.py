@@ -220,8 +220,8 @@ def arithmetic(everything: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns entry, size, and `interval`: float32 − bfloat16 in test cosine, over the
-        seeds that were trained both ways.
+        Columns architecture, size, and `interval`: float32 − bfloat16 in test cosine,
+        over the seeds that were trained both ways.
     """
     cells: dict[tuple, dict[str, list]] = {}
     for row in everything.to_dict("records"):

@@ -197,7 +197,7 @@ def _weak(decided: pd.DataFrame, asked: int) -> list[str]:
     weak = [
         f"{row.entry} (p = {p:.2g})"
         for row, p in zip(decided.itertuples(), holm(p_values + missing), strict=False)
-        if row.verdict in ("improves", "regresses") and p >= 0.05
+        if row.verdict in ("improves", "regresses") and p >= 1 - row.interval.level
     ]
     if not weak:
         return []
