@@ -89,7 +89,9 @@ def compare_sizes(runs: pd.DataFrame, small: int, large: int) -> pd.DataFrame:
 
     All entries answer the same question, so "improves" and "regresses" need a p-value
     that survives Holm's correction. One seed allows no verdict, so an entry with one
-    takes no part in the correction.
+    takes no part in the correction; but if the plan has several seeds for it, it counts
+    as the least certain of all (p = 1), so that no verdict rests on what was left out.
+    An entry without any run is not known here.
 
     Returns
     -------
@@ -113,11 +115,12 @@ def compare_sizes(runs: pd.DataFrame, small: int, large: int) -> pd.DataFrame:
                 }
             )
     table = pd.DataFrame(rows, columns=["entry", "small", "large", "interval"])
-    several = [interval.seeds > 1 for interval in table["interval"]]
+    several = np.array([i.seeds > 1 for i in table["interval"]], dtype=bool)
+    p_values = [interval.p_value for interval in table["interval"][several]]
+    asked = set(runs["entry"][runs["planned_seeds"] > 1])
+    waiting = [1.0] * len(asked - set(table["entry"][several]))
     table["adjusted_p"] = np.nan
-    table.loc[several, "adjusted_p"] = holm(
-        [interval.p_value for interval in table["interval"][several]]
-    )
+    table.loc[several, "adjusted_p"] = holm(p_values + waiting)[: len(p_values)]
     table["verdict"] = [
         verdict(interval, adjusted_p=p)
         for interval, p in zip(table["interval"], table["adjusted_p"], strict=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -240,10 +241,11 @@ def load_study(path: str | Path) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns entry, architecture, size, arm, seed, protocol, status, test_cosine
-        and the other test metrics, baseline_<name> (their test cosines), skill,
-        parameters, latency_ms, wall_seconds, folder, and more. When the folder has a
-        plan (study.json), only runs that answer it are read.
+        Columns entry, architecture, size, arm, seed, planned_seeds (of this entry, size
+        and arm), protocol, status, test_cosine and the other test metrics,
+        baseline_<name> (their test cosines), skill, parameters, latency_ms,
+        wall_seconds, folder, and more. When the folder has a plan (study.json), only
+        runs that answer it are read.
 
     Raises
     ------
@@ -261,6 +263,9 @@ def load_study(path: str | Path) -> pd.DataFrame:
     if not rows:
         raise RunError(f"{path} holds no finished run: run the study first.")
     table = pd.DataFrame(rows)
+    cells = Counter(folder.parent for folder in plan or folders)
+    planned = [cells[folder.parent] for folder in folders]
+    table.insert(table.columns.get_loc("seed") + 1, "planned_seeds", planned)
     if table["dataset_sha256"].nunique() > 1:
         names = table.groupby("dataset_sha256")["folder"].first().tolist()
         raise RunError(

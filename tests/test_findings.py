@@ -1,7 +1,6 @@
 """Contrasts, curves and leads, on made-up studies whose numbers are known."""
 
 import json
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -100,16 +99,19 @@ def test_one_seed_takes_no_part_in_holms_correction(study):
     assert "at 3 seeds" in said  # graphmert was not asked for a verdict
 
 
-def test_a_verdict_that_needs_the_missing_ones_is_not_settled(study):
-    runs = summary.main_runs(load_study(study))
-    changes = findings.contrasts(load_study(study))
-    changes = changes[changes["arm"] == "equal epochs"]
-    assert "Not settled" not in findings.contrast_said(changes, runs)
-    amn = changes[changes["entry"] == "amn"].copy()
-    weaker = replace(amn["interval"].iloc[0], p_value=0.03)
-    amn["interval"] = [weaker]
-    said = findings.contrast_said(amn, runs)  # gru is missing
-    assert "counted with the 1 still missing, amn (p = 0.06) would be" in said
+def test_what_is_planned_and_missing_counts_as_the_least_certain(tmp_path):
+    rng = np.random.default_rng(0)
+    for seed in range(3):
+        write_run(tmp_path, "gru", SMALL, 0.4, seed=seed)
+        for size in (SMALL, LARGE):
+            scores = 0.4 + rng.normal(0, 0.1, 400)
+            write_run(tmp_path, "lstm", size, scores, seed=seed)
+    changes = findings.contrasts(load_study(tmp_path))
+    (row,) = changes[changes["arm"] == "equal epochs"].itertuples()
+    assert row.adjusted_p == pytest.approx(min(2 * row.interval.p_value, 1))
+    runs = summary.main_runs(load_study(tmp_path))
+    without = compare_sizes(runs[runs["entry"] == "lstm"], SMALL, LARGE)
+    assert without["adjusted_p"][0] == pytest.approx(row.interval.p_value)
 
 
 def test_many_missing_runs_are_counted_by_entry(study):

@@ -26,7 +26,7 @@ from lvmlib.pages.report import signed, span
 from lvmlib.pages.summary import ARMS, headline_sizes, main_runs
 from lvmlib.runs import RunError
 from lvmlib.scaling import ResampledCurve, resample_curves
-from lvmlib.statistics import Interval, format_interval, holm
+from lvmlib.statistics import Interval, format_interval
 from lvmlib.study import load_study, missing_runs, read_plan
 
 SURE = 0.95  # a probability of beating another that counts as decided
@@ -182,29 +182,7 @@ def contrast_said(changes: pd.DataFrame, runs: pd.DataFrame) -> str:
         others = [e for e in runs["entry"].unique() if e not in set(part["entry"])]
         if others:
             said.append(not_measured(f"{arm} of {', '.join(others)}"))
-        said += _weak(registered(part), runs["entry"].nunique())
     return " ".join(said)
-
-
-def _weak(decided: pd.DataFrame, asked: int) -> list[str]:
-    """Name verdicts that do not stand while architectures that were asked are missing.
-
-    Holm's correction is over the entries that have a verdict; a missing one counts here
-    as the least certain of all.
-    """
-    p_values = [interval.p_value for interval in decided["interval"]]
-    missing = [1.0] * (asked - len(decided))
-    weak = [
-        f"{row.entry} (p = {p:.2g})"
-        for row, p in zip(decided.itertuples(), holm(p_values + missing), strict=False)
-        if row.verdict in ("improves", "regresses") and p >= 1 - row.interval.level
-    ]
-    if not weak:
-        return []
-    return [
-        f"**Not settled:** counted with the {len(missing)} still missing, "
-        f"{listed(weak)} would be inconclusive."
-    ]
 
 
 # --- learning curves ---------------------------------------------------------------
