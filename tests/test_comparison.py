@@ -171,7 +171,7 @@ def test_times_are_the_first_seed_s_and_kinds_of_machines_are_counted(study):
     assert costs.loc["gru", "latency_ms"] == 1.0
     assert "kinds of machine" not in " ".join(said)
     runs.loc[gru, "processor"] = "another"
-    assert "The times are of 2 kinds" in summary.recommendation(runs)[1][-1]
+    assert "Training speeds are of 2 kinds" in summary.recommendation(runs)[1][-1]
 
 
 def test_a_better_baseline_is_recommended_first(tmp_path):

@@ -250,6 +250,34 @@ def test_the_frontier_has_what_no_other_dominates():
     assert summary.on_frontier(costs) == [True, True, False, True]
 
 
+def test_latencies_that_differ_by_noise_do_not_save_a_worse_network():
+    costs = pd.DataFrame(
+        {
+            "test_cosine": [0.6, 0.5],
+            "latency_ms": [5.7, 5.6],
+            "parameters": [4, 8],
+        }
+    )
+    assert summary.on_frontier(costs) == [True, False]
+    costs.loc[1, "latency_ms"] = 5.0
+    assert summary.on_frontier(costs) == [True, True]
+
+
+def test_baselines_are_beside_the_networks_they_beat(study):
+    runs = summary.main_runs(load_study(study))
+    names = ["six_numbers", "ridge", "amn"]
+    measured = pd.DataFrame({"latency_ms": 0.5, "parameters": 7}, index=names)
+    baselines = summary.baseline_costs(runs, measured)
+    costs, _ = summary.recommendation(runs)
+    table = summary.cost_table(costs, baselines).set_index("entry")
+    assert table.index[-1] == "<em>baseline: ridge</em>"
+    assert table.loc["<em>baseline: ridge</em>", "test cosine"] == "0.4000"
+    assert table.loc["<em>baseline: ridge</em>", "latency, ms"] == "0.50"
+    assert table.loc["<em>baseline: ridge</em>", "training windows/s"] == "—"
+    figure = plots.quality_and_cost(costs, baselines)
+    assert len(figure.axes[0].texts) == len(costs) + 2
+
+
 def test_the_forest_has_a_row_an_entry_and_arm(study):
     changes = findings.contrasts(load_study(study))
     figure = plots.forest(changes)

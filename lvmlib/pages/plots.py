@@ -238,39 +238,32 @@ def collapse(rows: pd.DataFrame) -> Figure:
     return figure
 
 
-def quality_and_cost(runs: pd.DataFrame, baselines: dict[str, float]) -> Figure:
+def quality_and_cost(costs: pd.DataFrame, baselines: pd.DataFrame) -> Figure:
     """Draw test cosine against latency; the area of a mark is the parameter count.
 
     Grey networks are dominated: column `on_frontier` of `summary.recommendation`. The
-    baselines are lines at their test cosine: their latency was not measured.
+    baselines, of `summary.baseline_costs`, have a line at their test cosine as well.
     """
     figure, axes = plt.subplots(figsize=(7, 4))
+    colors = [NETWORK if best else MUTED for best in costs["on_frontier"]]
+    both = pd.concat([costs, baselines])
     axes.scatter(
-        runs["latency_ms"],
-        runs["test_cosine"],
-        s=8 * runs["parameters"] / 1e6 + 20,
-        color=[NETWORK if best else MUTED for best in runs["on_frontier"]],
+        both["latency_ms"],
+        both["test_cosine"],
+        s=8 * both["parameters"] / 1e6 + 20,
+        color=colors + [BASELINE] * len(baselines),
         alpha=0.6,
     )
-    for n, row in enumerate(runs.itertuples()):  # above and below: neighbours are close
+    for n, row in enumerate(both.itertuples()):  # above and below: neighbours are close
         axes.annotate(
-            f"{row.entry} ({row.parameters / 1e6:.1f} M)",
+            f"{row.Index} ({row.parameters / 1e6:.1f} M)",
             (row.latency_ms, row.test_cosine),
             xytext=(8, -14 if n % 2 else 6),
             textcoords="offset points",
             size="small",
         )
-    for name, cosine in baselines.items():
+    for cosine in baselines["test_cosine"]:
         axes.axhline(cosine, color=BASELINE, lw=1, ls="--", zorder=0)
-        axes.annotate(
-            f"{BASELINES[name]} (latency not measured)",
-            (0, cosine),
-            xycoords=("axes fraction", "data"),
-            xytext=(4, 3),
-            textcoords="offset points",
-            size="small",
-            color="0.35",
-        )
     axes.set_xscale("log")
     axes.margins(x=0.25, y=0.15)
     axes.set(xlabel="latency of one prediction, ms, median (log scale)")

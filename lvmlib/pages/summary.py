@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 
 from lvmlib.comparison import (
@@ -21,7 +22,7 @@ from lvmlib.comparison import (
 )
 from lvmlib.pages.plots import whole_epochs
 from lvmlib.pages.report import STATUS, signed, span
-from lvmlib.runs import load_run
+from lvmlib.runs import load_run, processor_name
 from lvmlib.statistics import format_interval, rank_ranges
 from lvmlib.study import missing_runs, read_plan
 
@@ -30,6 +31,7 @@ ARMS = {"epochs": "equal epochs", "steps": "equal updates"}
 SMALL = 10_000_000  # parameters; the recommendation's "small"
 TIMES = ["latency_ms", "windows_per_second"]
 MACHINE = ["processor", "device", "precision"]
+LATENCY_NOISE = 0.1  # share by which two latencies may differ and mean nothing
 NEAR = 0.01  # cosine; how much quality "best cost" may give up
 
 
@@ -274,8 +276,8 @@ def recommendation(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Return what each network costs, and a choice for three kinds of need.
 
     Column `on_frontier`: no other network is at least as good in test cosine, latency
-    and parameters, and better in one of them. Times are those of the first seed's run:
-    other seeds may have been trained on another machine.
+    and parameters, and better in one of them. Training speed is that of the first
+    seed's run: other seeds may have been trained on another machine.
     """
     _, large = headline_sizes(runs)
     cell = runs[(runs["size"] == large) & (runs["status"] == "trained")]
@@ -308,14 +310,14 @@ def recommendation(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     kinds = len(groups[MACHINE].first().drop_duplicates())
     if kinds > 1:
         said.append(
-            f"The times are of {kinds} kinds of machine or arithmetic: between those "
-            "they rank nothing."
+            f"Training speeds are of {kinds} kinds of machine or arithmetic: between "
+            "those they rank nothing."
         )
     if cosine >= costs["test_cosine"].max():
         said.insert(
             0,
             f"**First of all:** {BASELINES[name]} scores {cosine:.4f}, more than every "
-            "network here, at next to no cost. On this evidence put that into "
+            "network here; its cost is below too. On this evidence put that into "
             "production; the choices below hold only among the networks.",
         )
     return costs, said
@@ -330,31 +332,56 @@ def _as_good_as(best: str, cell: pd.DataFrame) -> str:
 
 
 def on_frontier(costs: pd.DataFrame) -> list[bool]:
-    """Say of each row whether no other row dominates it (Pareto)."""
-    # All to be low; costs of one architecture differ in timing noise only.
-    values = costs[["latency_ms", "parameters"]].assign(loss=-costs["test_cosine"])
-    points = values.to_numpy()
+    """Say of each row whether no other row dominates it (Pareto).
+
+    Latencies less than 10% apart are one: that much is noise.
+    """
+    fast = 1 + LATENCY_NOISE
+    points = list(costs[["latency_ms", "parameters", "test_cosine"]].to_numpy())
     return [
-        not any((p <= point).all() and (p < point).any() for p in points)
-        for point in points
+        not any(
+            ms <= fast * mine
+            and size <= own
+            and cosine >= quality
+            and (fast * ms < mine or size < own or cosine > quality)
+            for ms, size, cosine in points
+        )
+        for mine, own, quality in points
     ]
 
 
-def cost_table(costs: pd.DataFrame) -> pd.DataFrame:
-    """Format the costs that `recommendation` returns."""
+def baseline_costs(runs: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
+    """Return what six numbers and ridge cost: columns as of `recommendation`'s costs.
+
+    `measured` is what `latency.side_by_side` returns.
+    """
+    _, large = headline_sizes(runs)
+    cell = runs[runs["size"] == large]
+    names = ["six_numbers", "ridge"]
+    costs = measured.loc[names, ["parameters", "latency_ms"]]
+    costs["test_cosine"] = [cell[f"baseline_{name}"].mean() for name in names]
+    return costs.rename(index=BASELINES)
+
+
+def cost_table(costs: pd.DataFrame, baselines: pd.DataFrame) -> pd.DataFrame:
+    """Format what `recommendation` and `baseline_costs` return."""
     if costs.empty:
         return pd.DataFrame()
-    return pd.DataFrame(
+    baselines = baselines.rename(index="<em>baseline: {}</em>".format)
+    both = pd.concat([costs, baselines])
+    speed = both["windows_per_second"].map("{:,.0f}".format)
+    table = pd.DataFrame(
         {
-            "entry": costs.index,
-            "test cosine": costs["test_cosine"].map("{:.4f}".format),
-            "skill": costs["skill"].map(signed),
-            "parameters": costs["parameters"].map("{:,.0f}".format),
-            "latency, ms": costs["latency_ms"].map("{:.1f}".format),
-            "training windows/s": costs["windows_per_second"].map("{:,.0f}".format),
-            "on the frontier": costs["on_frontier"].map({True: "yes", False: "no"}),
+            "entry": both.index,
+            "test cosine": both["test_cosine"].map("{:.4f}".format),
+            "skill": both["skill"].map(signed, na_action="ignore"),
+            "parameters": both["parameters"].map("{:,.0f}".format),
+            "latency, ms": both["latency_ms"].map("{:.2f}".format),
+            "training windows/s": speed.where(both["windows_per_second"].notna()),
+            "on the frontier": both["on_frontier"].map({True: "yes", False: "no"}),
         }
     )
+    return table.fillna("—")
 
 
 def reported_beside(runs: pd.DataFrame) -> pd.DataFrame:
@@ -415,9 +442,9 @@ def limits(everything: pd.DataFrame) -> list[str]:
             "have converged."
         )
     said.append(
-        "Latency was measured on the training machine, with other runs beside it "
-        f"({first['device']}, threads: {first['threads']}): read it as an order of "
-        "magnitude."
+        "Latencies were measured while this page was made, of one window at a time, "
+        f"networks and baselines in turns ({processor_name()}; threads: "
+        f"{torch.get_num_threads()}): on another machine the ratios may differ too."
     )
     return said
 
