@@ -10,6 +10,7 @@ from studies import LARGE, SMALL, noise, write_run
 
 from lvmlib.comparison import compare_sizes
 from lvmlib.pages import claims, explanations, findings, plots, protocols, summary
+from lvmlib.pages.report import signed
 from lvmlib.runs import RunError
 from lvmlib.study import load_study
 
@@ -97,6 +98,10 @@ def test_one_seed_takes_no_part_in_holms_correction(study):
     assert table.loc["graphmert", "verdict"] == "no verdict (one seed)"
     said = summary.answer(runs)[0]
     assert "at 3 seeds" in said  # graphmert was not asked for a verdict
+    everything = load_study(study)
+    said = findings.contrast_said(findings.contrasts(everything), runs)
+    gain = table.loc["graphmert", "interval"].estimate
+    assert f"One seed, so no verdict: graphmert ({signed(gain, 4)})." in said
 
 
 def test_what_is_planned_and_missing_counts_as_the_least_certain(tmp_path):

@@ -176,9 +176,16 @@ def contrast_said(changes: pd.DataFrame, runs: pd.DataFrame) -> str:
             lack = f"runs at both {small:,} and {large:,} vectors with a common seed"
             said.append(not_measured(f"{arm} ({lack})"))
             continue
-        groups = registered(part).groupby("verdict", sort=False)["entry"]
+        asked = registered(part)
+        groups = asked.groupby("verdict", sort=False)["entry"]
         found = "; ".join(f"**{verdict}**: {', '.join(e)}" for verdict, e in groups)
         said.append(f"At {arm}, from {small:,} to {large:,} vectors: {found}.")
+        alone = [
+            f"{row.entry} ({signed(row.interval.estimate, 4)})"
+            for row in part.drop(asked.index).itertuples()
+        ]
+        if alone:
+            said.append(f"One seed, so no verdict: {', '.join(alone)}.")
         others = [e for e in runs["entry"].unique() if e not in set(part["entry"])]
         if others:
             said.append(not_measured(f"{arm} of {', '.join(others)}"))

@@ -255,8 +255,10 @@ def quality_and_cost(costs: pd.DataFrame, baselines: pd.DataFrame) -> Figure:
         alpha=0.6,
     )
     for n, row in enumerate(both.itertuples()):  # above and below: neighbours are close
+        million = f"{row.parameters / 1e6:.1f} M"
+        count = million if row.parameters >= 1e5 else f"{row.parameters:,.0f}"
         axes.annotate(
-            f"{row.Index} ({row.parameters / 1e6:.1f} M)",
+            f"{row.Index} ({count})",
             (row.latency_ms, row.test_cosine),
             xytext=(8, -14 if n % 2 else 6),
             textcoords="offset points",
