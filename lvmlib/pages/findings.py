@@ -23,7 +23,7 @@ from lvmlib.comparison import (
     window_scores,
 )
 from lvmlib.pages.report import signed, span
-from lvmlib.pages.summary import ARMS, headline_sizes, main_runs
+from lvmlib.pages.summary import ARMS, equal_updates, headline_sizes, main_runs
 from lvmlib.runs import RunError
 from lvmlib.scaling import ResampledCurve, resample_curves
 from lvmlib.statistics import Interval, format_interval
@@ -130,9 +130,7 @@ def contrasts(everything: pd.DataFrame) -> pd.DataFrame:
     small, large = headline_sizes(runs)
     before = runs[runs["size"] == small]
     arms = {runs["arm"].iloc[0]: runs[runs["size"] == large]}
-    steps = everything[everything["arm"] == "steps"]
-    steps = steps[steps["entry"].isin(runs["entry"]) & (steps["size"] == large)]
-    arms.setdefault("steps", steps)
+    arms.setdefault("steps", equal_updates(everything))
     tables = []
     for arm, after in arms.items() if small < large else ():
         table = compare_sizes(pd.concat([before, after]), small, large)

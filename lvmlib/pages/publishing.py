@@ -25,7 +25,13 @@ from lvmlib.files import atomic_path, write_json
 from lvmlib.models import model_class
 from lvmlib.pages import findings, plots
 from lvmlib.pages.report import signed
-from lvmlib.pages.summary import best_baseline, headline_sizes, main_arm, main_runs
+from lvmlib.pages.summary import (
+    best_baseline,
+    equal_updates,
+    headline_sizes,
+    main_arm,
+    main_runs,
+)
 from lvmlib.parameters import runs_root
 from lvmlib.runs import SHARED, load_run, read_scores
 from lvmlib.statistics import clustered_interval, format_interval
@@ -124,9 +130,8 @@ def headline(everything: pd.DataFrame) -> str:
     runs = main_runs(everything)
     small, large = headline_sizes(runs)
     before, after = (runs[runs["size"] == size] for size in (small, large))
-    steps = everything[everything["arm"] == "steps"]
-    steps = steps[steps["entry"].isin(runs["entry"]) & (steps["size"] == large)]
-    changes, at_equal_updates = _changes(before, after), _changes(before, steps)
+    changes = _changes(before, after)
+    at_equal_updates = _changes(before, equal_updates(everything))
     if not changes or small == large:
         return "No network was trained on two sizes of the training set yet."
     best = after.groupby("entry")["test_cosine"].mean()

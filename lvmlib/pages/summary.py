@@ -65,6 +65,14 @@ def headline_sizes(runs: pd.DataFrame) -> tuple[int, int]:
     return min(sizes), max(sizes)
 
 
+def equal_updates(everything: pd.DataFrame) -> pd.DataFrame:
+    """Keep the larger size's runs that got as many updates as the smaller one had."""
+    runs = main_runs(everything)
+    _, large = headline_sizes(runs)
+    steps = everything[everything["arm"] == "steps"]
+    return steps[steps["entry"].isin(runs["entry"]) & (steps["size"] == large)]
+
+
 def best_baseline(runs: pd.DataFrame) -> tuple[str, float]:
     """Return name and mean test cosine of the best baseline of some runs."""
     cosines = {name: runs[f"baseline_{name}"].mean() for name in BASELINES}
