@@ -105,5 +105,5 @@ def test_what_was_not_tested_is_not_claimed(tmp_path):
 
 def test_the_fourth_hypothesis_is_tested_at_the_reported_sizes(study):
     said = explanations.hypotheses(load_study(study), {})["these runs say"]
-    assert said[3].startswith("tested: of the architectures, 1 improves, 1 equivalent.")
+    assert said[3].startswith("tested (improves: amn; equivalent: gru).")
     assert "gru (2.0 million parameters)" in said[1]

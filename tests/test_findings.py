@@ -80,7 +80,7 @@ def test_contrast_at_equal_epochs_and_equal_updates(study):
     assert verdicts["equal epochs", "gru"] == "equivalent"
     assert verdicts["equal updates", "amn"] == "improves"
     said = findings.contrast_said(changes.reset_index(), load_study(study))
-    assert "**improves**: amn; **equivalent**: gru." in said
+    assert "**improves: amn; equivalent: gru**." in said
     assert said.endswith("*Not measured yet:* equal updates of gru.")
 
 

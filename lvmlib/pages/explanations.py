@@ -13,7 +13,13 @@ import pandas as pd
 from lvmlib.comparison import compare, compare_sizes, registered, window_scores
 from lvmlib.pages.findings import contrasts, interval_text, listed, not_measured
 from lvmlib.pages.report import signed, span
-from lvmlib.pages.summary import ARMS, REPORTED_SIZES, headline_sizes, main_runs
+from lvmlib.pages.summary import (
+    ARMS,
+    REPORTED_SIZES,
+    headline_sizes,
+    main_runs,
+    verdicts,
+)
 from lvmlib.parameters import model_options
 from lvmlib.runs import load_run
 from lvmlib.scaling import ResampledCurve
@@ -356,9 +362,7 @@ def _about_enough(runs: pd.DataFrame, changes: pd.DataFrame) -> str:
         return f"not measured: {small:,} against {large:,} vectors."
     if max(interval.seeds for interval in changes["interval"]) < 2:
         return "not measured: one seed gives no verdict."
-    counts = changes["verdict"].value_counts()
-    said = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
-    return f"tested: of the architectures, {said}."
+    return f"tested ({verdicts(changes)})."
 
 
 def combined_change(runs: pd.DataFrame, weights: dict[str, float]) -> Interval | None:

@@ -23,7 +23,13 @@ from lvmlib.comparison import (
     window_scores,
 )
 from lvmlib.pages.report import signed, span
-from lvmlib.pages.summary import ARMS, equal_updates, headline_sizes, main_runs
+from lvmlib.pages.summary import (
+    ARMS,
+    equal_updates,
+    headline_sizes,
+    main_runs,
+    verdicts,
+)
 from lvmlib.runs import RunError
 from lvmlib.scaling import ResampledCurve, resample_curves
 from lvmlib.statistics import Interval, format_interval
@@ -175,9 +181,8 @@ def contrast_said(changes: pd.DataFrame, runs: pd.DataFrame) -> str:
             said.append(not_measured(f"{arm} ({lack})"))
             continue
         asked = registered(part)
-        groups = asked.groupby("verdict", sort=False)["entry"]
-        found = "; ".join(f"**{verdict}**: {', '.join(e)}" for verdict, e in groups)
-        said.append(f"At {arm}, from {small:,} to {large:,} vectors: {found}.")
+        found = f"At {arm}, from {small:,} to {large:,} vectors: "
+        said.append(f"{found}**{verdicts(asked)}**.")
         alone = [
             f"{row.entry} ({signed(row.interval.estimate, 4)})"
             for row in part.drop(asked.index).itertuples()

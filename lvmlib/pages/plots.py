@@ -268,7 +268,7 @@ def quality_and_cost(costs: pd.DataFrame, baselines: pd.DataFrame) -> Figure:
         axes.axhline(cosine, color=BASELINE, lw=1, ls="--", zorder=0)
     axes.set_xscale("log")
     axes.margins(x=0.25, y=0.15)
-    axes.set(xlabel="latency of one prediction, ms, median (log scale)")
+    axes.set(xlabel="latency of one prediction, ms (log scale)")
     axes.set_ylabel("test cosine")
     axes.set_title("Quality against cost (area: parameters; grey: dominated)")
     return figure

@@ -110,11 +110,15 @@ def _about_data(runs: pd.DataFrame) -> str:
             "is worse. **That is no verdict**: one seed was trained, so another "
             "subset and initialisation could turn it."
         )
-    groups = changes.groupby("verdict", sort=False)["entry"]
-    said = "; ".join(f"{verdict}: {', '.join(names)}" for verdict, names in groups)
     most = max(i.seeds for i in changes["interval"])
     seeds = f"{seeds} to {most}" if most > seeds else seeds
-    return text + f"Verdicts at {seeds} seeds: **{said}**."
+    return text + f"Verdicts at {seeds} seeds: **{verdicts(changes)}**."
+
+
+def verdicts(changes: pd.DataFrame) -> str:
+    """List entries by verdict: "improves: amn, lstm; inconclusive: gru"."""
+    groups = changes.groupby("verdict", sort=False)["entry"]
+    return "; ".join(f"{verdict}: {', '.join(names)}" for verdict, names in groups)
 
 
 def _about_baselines(runs: pd.DataFrame) -> str:
