@@ -65,6 +65,29 @@ def window_scores(
     return scores, frames[0]["document"].to_numpy()
 
 
+def scores_by_size(
+    runs: pd.DataFrame, name: str
+) -> tuple[dict[int, np.ndarray], np.ndarray]:
+    """Collect the scores of an entry's trained runs, or of a baseline, at every size.
+
+    Returns
+    -------
+    scores : dict
+        Size to (S, W), a row a seed.
+    documents : (W,)
+        The document of each window.
+    """
+    if name in BASELINES:  # the same for all entries on one training set
+        runs, column = runs.drop_duplicates(["size", "seed"]), f"cosine_{name}"
+    else:
+        trained = runs["status"] == "trained"
+        runs, column = runs[(runs["entry"] == name) & trained], "cosine"
+    scores, documents = {}, np.empty(0)
+    for size, cell in runs.groupby("size"):
+        scores[size], documents = window_scores(cell, column)
+    return scores, documents
+
+
 def compare(
     after: pd.DataFrame, before: pd.DataFrame, column: Score = "cosine"
 ) -> Interval:

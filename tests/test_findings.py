@@ -161,7 +161,8 @@ def test_curves_recover_what_was_put_in(tmp_path, monkeypatch):
         write_run(tmp_path, "gru", size, 0.5)
     runs = load_study(tmp_path)
     curves = findings.fit_curves(runs)
-    assert list(curves) == ["amn"]
+    assert list(curves) == ["amn", "ridge"]
+    assert findings.curve_table(curves)["test cosine then"][2] == "0.4000"  # constant
     power = curves["amn"]["power law"].fit
     assert power.parameters["E"] == pytest.approx(0.4, rel=1e-4)
     gain = 0.9 * (LARGE**-0.3 - (10 * LARGE) ** -0.3)
@@ -173,7 +174,9 @@ def test_curves_recover_what_was_put_in(tmp_path, monkeypatch):
     missed = curves["amn"]["logarithm"].held_out_error  # the truth is a power law
     assert f"logarithm by {missed:+.4f}".replace("-", "−") in said
     assert "the interval is too narrow" in said
-    (axes,) = plots.fitted_curves(runs, curves).axes
+    far = 0.6 - 0.9 * (10 * LARGE) ** -0.3
+    assert f"amn, would then have {far:.4f} and ridge 0.4000" in said
+    axes, _ = plots.fitted_curves(runs, curves).axes
     assert axes.get_title(loc="left") == "amn"
     text = explanations.hypotheses(runs, curves)["these runs say"][1]
     assert "still rise beyond the uncertainty for 1 of 1 (amn)" in text

@@ -10,7 +10,13 @@ from html import escape
 import numpy as np
 import pandas as pd
 
-from lvmlib.comparison import compare, compare_sizes, registered, window_scores
+from lvmlib.comparison import (
+    BASELINES,
+    compare,
+    compare_sizes,
+    registered,
+    window_scores,
+)
 from lvmlib.pages.findings import contrasts, interval_text, listed, not_measured
 from lvmlib.pages.report import signed, span
 from lvmlib.pages.summary import (
@@ -329,12 +335,13 @@ def _about_capacity(runs: pd.DataFrame, changes: pd.DataFrame) -> str:
 
 
 def _about_gains(curves: dict[str, dict[str, ResampledCurve]]) -> str:
-    if not curves:
+    networks = {e: forms for e, forms in curves.items() if e not in BASELINES}
+    if not networks:
         return "Learning curves: not measured (four sizes are needed)."
-    rising = [e for e, forms in curves.items() if _gain_low(forms) > 0]
+    rising = [e for e, forms in networks.items() if _gain_low(forms) > 0]
     return (
         f"Learning curves: both fitted forms still rise beyond the uncertainty for "
-        f"{len(rising)} of {len(curves)} ({listed(rising)})."
+        f"{len(rising)} of {len(networks)} ({listed(rising)})."
     )
 
 

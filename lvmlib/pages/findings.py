@@ -16,10 +16,12 @@ import numpy as np
 import pandas as pd
 
 from lvmlib.comparison import (
+    BASELINES,
     compare,
     compare_sizes,
     over_baseline,
     registered,
+    scores_by_size,
     window_scores,
 )
 from lvmlib.pages.report import signed, span
@@ -199,14 +201,15 @@ def contrast_said(changes: pd.DataFrame, runs: pd.DataFrame) -> str:
 
 
 def fit_curves(runs: pd.DataFrame) -> dict[str, dict[str, ResampledCurve]]:
-    """Fit both forms to every entry with four sizes; failed training is left out."""
+    """Fit both forms to ridge and to every entry with four sizes.
+
+    Runs whose training failed are left out.
+    """
     curves = {}
-    for entry, group in runs[runs["status"] == "trained"].groupby("entry", sort=False):
-        scores, documents = {}, None
-        for size, cell in group.groupby("size"):
-            scores[size], documents = window_scores(cell)
+    for name in [*runs["entry"].unique(), "ridge"]:
+        scores, documents = scores_by_size(runs, name)
         if len(scores) > 3:
-            curves[entry] = resample_curves(scores, documents)
+            curves[name] = resample_curves(scores, documents)
     return curves
 
 
@@ -226,6 +229,7 @@ def curve_table(curves: dict[str, dict[str, ResampledCurve]]) -> pd.DataFrame:
                     "parameters, 95% interval": _parameters(curve),
                     "ten times more data": f"{signed(fit.gain(), 4)} "
                     f"[{signed(low, 4)}, {signed(high, 4)}]",
+                    "test cosine then": f"{_far(curve):.4f}",
                     "beware": ", ".join(flags) or "—",
                     "held-out error": signed(curve.held_out_error, 4)
                     if np.isfinite(curve.held_out_error)
@@ -236,6 +240,11 @@ def curve_table(curves: dict[str, dict[str, ResampledCurve]]) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
+
+
+def _far(curve: ResampledCurve) -> float:
+    """Return the test cosine at ten times the largest size."""
+    return 1 - float(curve.fit.predict(10 * curve.fit.largest))
 
 
 def _parameters(curve: ResampledCurve) -> str:
@@ -250,6 +259,7 @@ def _parameters(curve: ResampledCurve) -> str:
 def curve_said(runs: pd.DataFrame, curves: dict[str, dict[str, ResampledCurve]]) -> str:
     """Say what ten times more data would buy, how far to trust it, and what lacks.
 
+    A paragraph an entry, in Markdown.
     An interval is taken for too narrow when the form, fitted without the largest size,
     missed that size by more than half the interval's width.
     """
@@ -271,14 +281,22 @@ def curve_said(runs: pd.DataFrame, curves: dict[str, dict[str, ResampledCurve]])
             f"{' or '.join(gains)} to the test cosine."
         )
         if missed:
-            said.append(
-                f"Fitted without the largest size, it is missed ({listed(missed)}) by "
+            said[-1] += (
+                f" Fitted without the largest size, it is missed ({listed(missed)}) by "
                 "more than half the interval's width: the interval is too narrow."
             )
+    networks = {e: f for e, f in curves.items() if e not in BASELINES}
+    if networks and "ridge" in curves:
+        far = {e: _far(forms["power law"]) for e, forms in networks.items()}
+        top = max(far, key=far.__getitem__)
+        said.append(
+            f"By the power laws the best of these networks, {top}, would then have "
+            f"{far[top]:.4f} and ridge {_far(curves['ridge']['power law']):.4f}."
+        )
     short = [entry for entry in runs["entry"].unique() if entry not in curves]
     if short:
         said.append(not_measured(f"{', '.join(short)} (a curve needs four sizes)"))
-    return " ".join(said)
+    return "\n\n".join(said)
 
 
 # --- networks against baselines, and against each other -----------------------------

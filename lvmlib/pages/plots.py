@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lvmlib.comparison import BASELINES, window_scores
+from lvmlib.comparison import BASELINES, scores_by_size, window_scores
 from lvmlib.runs import Run
 from lvmlib.statistics import MARGIN, clustered_interval
 
@@ -37,8 +37,9 @@ def set_style() -> None:
 
 
 def show(figure: Figure, alt: str) -> None:
-    """Display a figure with its text alternative and close it."""
-    display(figure, metadata={"image/png": {"alt": alt}})
+    """Display a figure with its text alternative (Markdown's marks go) and close it."""
+    plain = " ".join(alt.replace("*", "").split())
+    display(figure, metadata={"image/png": {"alt": plain}})
     plt.close(figure)
 
 
@@ -196,19 +197,20 @@ def fitted_curves(runs: pd.DataFrame, curves: dict) -> Figure:
         rows, columns, figsize=(4 * columns, 2.9 * rows), squeeze=False, sharex=True
     )
     for axes, (entry, forms) in zip(spots.flat, curves.items(), strict=False):
-        trained = runs[(runs["entry"] == entry) & (runs["status"] == "trained")]
-        for size, cell in trained.groupby("size"):
-            i = clustered_interval(*window_scores(cell))
+        scores, documents = scores_by_size(runs, entry)
+        for size, values in scores.items():
+            i = clustered_interval(values, documents)
             error = [[i.high - i.estimate], [i.estimate - i.low]]
             axes.errorbar(size, 1 - i.estimate, error, fmt="o", color="0.2", capsize=2)
-        sizes = np.geomspace(trained["size"].min(), 10 * trained["size"].max(), 100)
+        sizes = np.geomspace(min(scores), 10 * max(scores), 100)
         looks = zip(forms.items(), ("-", "--"), (NETWORK, BASELINE), strict=True)
         for (form, curve), dashes, color in looks:
             axes.plot(sizes, curve.fit.predict(sizes), dashes, color=color, label=form)
-        axes.axvspan(trained["size"].max(), sizes[-1], color="0.95", zorder=0)
+        axes.axvspan(max(scores), sizes[-1], color="0.95", zorder=0)
         axes.set(title=entry, xscale="log")
     for axes in spots.flat[len(curves) :]:
         axes.axis("off")
+        spots[-2, -1].tick_params(labelbottom=True)  # nothing is below it
     figure.supxlabel("training vectors (grey: beyond the data)", size="medium")
     figure.supylabel("1 − test cosine", size="medium")
     handles, labels = spots.flat[0].get_legend_handles_labels()
