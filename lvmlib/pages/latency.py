@@ -19,7 +19,7 @@ from lvmlib.inference import predict
 from lvmlib.models import build_model, count_parameters
 from lvmlib.vectors import Dataset, cut_windows
 
-ROUNDS = 25
+ROUNDS = 15
 WINDOWS = 60  # to fit baselines on: their cost does not depend on it
 
 
