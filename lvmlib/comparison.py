@@ -19,6 +19,7 @@ BASELINES = {
     "ridge": "ridge",
     "mean_vector": "mean vector",
 }
+PAIRED_BASELINES = ("six_numbers", "ridge")  # that every network is set against
 Score = str | Callable[[pd.DataFrame], pd.Series]  # a column, or what to make of them
 
 

@@ -10,14 +10,14 @@ from html import escape
 import numpy as np
 import pandas as pd
 
-from lvmlib.comparison import (
-    BASELINES,
-    compare,
-    compare_sizes,
-    registered,
-    window_scores,
+from lvmlib.comparison import compare, compare_sizes, registered, window_scores
+from lvmlib.pages.findings import (
+    contrasts,
+    interval_text,
+    listed,
+    network_curves,
+    not_measured,
 )
-from lvmlib.pages.findings import contrasts, interval_text, listed, not_measured
 from lvmlib.pages.report import signed, span
 from lvmlib.pages.summary import (
     ARMS,
@@ -335,7 +335,7 @@ def _about_capacity(runs: pd.DataFrame, changes: pd.DataFrame) -> str:
 
 
 def _about_gains(curves: dict[str, dict[str, ResampledCurve]]) -> str:
-    networks = {e: forms for e, forms in curves.items() if e not in BASELINES}
+    networks = network_curves(curves)
     if not networks:
         return "Learning curves: not measured (four sizes are needed)."
     rising = [e for e, forms in networks.items() if _gain_low(forms) > 0]

@@ -17,6 +17,7 @@ import pandas as pd
 
 from lvmlib.comparison import (
     BASELINES,
+    PAIRED_BASELINES,
     compare,
     compare_sizes,
     over_baseline,
@@ -213,6 +214,13 @@ def fit_curves(runs: pd.DataFrame) -> dict[str, dict[str, ResampledCurve]]:
     return curves
 
 
+def network_curves(
+    curves: dict[str, dict[str, ResampledCurve]],
+) -> dict[str, dict[str, ResampledCurve]]:
+    """Leave ridge's curve out of what `fit_curves` returns."""
+    return {name: forms for name, forms in curves.items() if name not in BASELINES}
+
+
 def curve_table(curves: dict[str, dict[str, ResampledCurve]]) -> pd.DataFrame:
     """Return parameters with intervals, the gain at ten times the data, and checks."""
     rows = []
@@ -285,7 +293,7 @@ def curve_said(runs: pd.DataFrame, curves: dict[str, dict[str, ResampledCurve]])
                 f" Fitted without the largest size, it is missed ({listed(missed)}) by "
                 "more than half the interval's width: the interval is too narrow."
             )
-    networks = {e: f for e, f in curves.items() if e not in BASELINES}
+    networks = network_curves(curves)
     if networks and "ridge" in curves:
         far = {e: _far(forms["power law"]) for e, forms in networks.items()}
         top = max(far, key=far.__getitem__)
@@ -306,7 +314,7 @@ def over_baselines(runs: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """Return every network's lead over six numbers and over ridge, by size."""
     rows, leads = [], []
     for (entry, size), cell in runs.groupby(["entry", "size"], sort=False):
-        six, ridge = (over_baseline(cell, name) for name in ("six_numbers", "ridge"))
+        six, ridge = (over_baseline(cell, name) for name in PAIRED_BASELINES)
         leads.append((entry, size, six, ridge))
         rows.append(
             {

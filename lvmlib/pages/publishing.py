@@ -20,7 +20,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from lvmlib.comparison import BASELINES, over_baseline
+from lvmlib.comparison import BASELINES, PAIRED_BASELINES, over_baseline
 from lvmlib.files import atomic_path, write_json
 from lvmlib.models import model_class
 from lvmlib.pages import findings, plots
@@ -41,7 +41,6 @@ from lvmlib.weights import PRETRAINED, load_weights, save_weights
 # Of a run's scores by window: what a table or a sentence of the summary reads.
 COLUMNS = ["document", "row", "cosine", "contrastive", "rank_document", "rank_all"]
 ANSWER, ANSWER_ENDS = "<!-- answer -->", "<!-- answer ends -->"
-PAIRED_BASELINES = ("six_numbers", "ridge")
 SMALL_FILES = ("test.parquet", "history.csv", "run.json")  # last: then a run is done
 
 

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from lvmlib.comparison import (
     BASELINES,
+    PAIRED_BASELINES,
     compare,
     compare_sizes,
     over_baseline,
@@ -369,9 +370,8 @@ def baseline_costs(runs: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
     """
     _, large = headline_sizes(runs)
     cell = runs[runs["size"] == large]
-    names = ["six_numbers", "ridge"]
-    costs = measured.loc[names, ["parameters", "latency_ms"]]
-    costs["test_cosine"] = [cell[f"baseline_{name}"].mean() for name in names]
+    costs = measured.loc[[*PAIRED_BASELINES], ["parameters", "latency_ms"]]
+    costs["test_cosine"] = [cell[f"baseline_{name}"].mean() for name in costs.index]
     return costs.rename(index=BASELINES)
 
 
@@ -381,7 +381,7 @@ def cost_table(costs: pd.DataFrame, baselines: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame()
     baselines = baselines.rename(index="<em>baseline: {}</em>".format)
     both = pd.concat([costs, baselines])
-    speed = both["windows_per_second"].map("{:,.0f}".format)
+    speed = both["windows_per_second"].map("{:,.0f}".format, na_action="ignore")
     table = pd.DataFrame(
         {
             "entry": both.index,
@@ -389,7 +389,7 @@ def cost_table(costs: pd.DataFrame, baselines: pd.DataFrame) -> pd.DataFrame:
             "skill": both["skill"].map(signed, na_action="ignore"),
             "parameters": both["parameters"].map("{:,.0f}".format),
             "latency, ms": both["latency_ms"].map("{:.2f}".format),
-            "training windows/s": speed.where(both["windows_per_second"].notna()),
+            "training windows/s": speed,
             "on the frontier": both["on_frontier"].map({True: "yes", False: "no"}),
         }
     )
