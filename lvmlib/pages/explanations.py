@@ -24,6 +24,7 @@ from lvmlib.pages.summary import (
     REPORTED_SIZES,
     headline_sizes,
     main_runs,
+    sides,
     verdicts,
 )
 from lvmlib.parameters import model_options
@@ -267,16 +268,11 @@ def arithmetic_table(found: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def arithmetic_said(found: pd.DataFrame, runs: pd.DataFrame) -> str:
-    """Say which pairs of the contrast mix arithmetics, and what that alone changes."""
-    small, large = headline_sizes(runs)
-    pairs = runs.pivot_table("precision", ["entry", "seed"], "size", aggfunc="first")
-    pairs = pairs.reindex(columns=[small, large]).dropna()
-    mixed = pairs[pairs[small] != pairs[large]]
-    names = [f"{entry} with seed {seed}" for entry, seed in mixed.index]
+def arithmetic_said(found: pd.DataFrame, everything: pd.DataFrame) -> str:
+    """Say which pairs of the contrasts mix arithmetics, and what that alone changes."""
+    before, arms = sides(everything)
     said = [
-        f"In {len(mixed)} of {len(pairs)} pairs of the contrast the two runs were "
-        f"trained in different arithmetic ({listed(names)})."
+        f"At {ARMS[arm]} {_mixed_pairs(before, after)}." for arm, after in arms.items()
     ]
     if found.empty:
         return " ".join([*said, not_measured("one training in both arithmetics")])
@@ -289,6 +285,21 @@ def arithmetic_said(found: pd.DataFrame, runs: pd.DataFrame) -> str:
         f"{MARGIN}."
     )
     return " ".join(said)
+
+
+def _mixed_pairs(before: pd.DataFrame, after: pd.DataFrame) -> str:
+    pairs = before.merge(after, on=["entry", "seed"], suffixes=("", "_after"))
+    mixed = pairs[pairs["precision"] != pairs["precision_after"]]
+    seeds = mixed.groupby("entry", sort=False)["seed"]
+    names = [
+        f"{entry} with seed{'s' if len(group) > 1 else ''} "
+        f"{' and '.join(map(str, sorted(group)))}"
+        for entry, group in seeds
+    ]
+    return (
+        f"{len(mixed)} of {len(pairs)} pairs of the contrast were trained in different "
+        f"arithmetic ({listed(names)})"
+    )
 
 
 # --- the four hypotheses ------------------------------------------------------------

@@ -28,9 +28,9 @@ from lvmlib.comparison import (
 from lvmlib.pages.report import signed, span
 from lvmlib.pages.summary import (
     ARMS,
-    equal_updates,
     headline_sizes,
     main_runs,
+    sides,
     verdicts,
 )
 from lvmlib.runs import RunError
@@ -125,9 +125,7 @@ def listed(words: list[str]) -> str:
 def contrasts(everything: pd.DataFrame) -> pd.DataFrame:
     """Compare the headline sizes at equal epochs and at equal updates.
 
-    The arm `steps` gives the larger size as many updates as the smaller one had, so its
-    runs are set against the smaller size's runs of the main arm. Holm's correction is
-    made within each arm.
+    Sides as in `summary.sides`; Holm's correction is made within each arm.
 
     Returns
     -------
@@ -137,9 +135,7 @@ def contrasts(everything: pd.DataFrame) -> pd.DataFrame:
     """
     runs = main_runs(everything)
     small, large = headline_sizes(runs)
-    before = runs[runs["size"] == small]
-    arms = {runs["arm"].iloc[0]: runs[runs["size"] == large]}
-    arms.setdefault("steps", equal_updates(everything))
+    before, arms = sides(everything)
     tables = []
     for arm, after in arms.items() if small < large else ():
         table = compare_sizes(pd.concat([before, after]), small, large)

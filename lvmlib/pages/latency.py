@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lvmlib.comparison import PAIRED_BASELINES
 from lvmlib.evaluation import Baseline, fit_baselines
 from lvmlib.inference import predict
 from lvmlib.models import build_model, count_parameters
@@ -26,7 +27,7 @@ WINDOWS = 60  # to fit baselines on: their cost does not depend on it
 def side_by_side(
     architectures: Iterable[str], dim: int, context: int = 5
 ) -> pd.DataFrame:
-    """Time one prediction, (context, D) to (D,), of each network and each baseline.
+    """Time one prediction, (context, D) to (D,), of networks, six numbers and ridge.
 
     Each is asked twice in every round, and the second call is timed, on the CPU. The
     fastest of all rounds counts: what else the machine does can only add to it.
@@ -36,21 +37,15 @@ def side_by_side(
     -------
     DataFrame
         Indexed by architecture or baseline: latency_ms, parameters (trained
-        or fitted numbers; a mean vector has D).
+        or fitted numbers; the mean vector in six numbers has D).
     """
     rng = np.random.default_rng(0)
     window = rng.normal(size=(context, dim)).astype(np.float32)
     calls: dict[str, Callable[[], np.ndarray]] = {}
-    parameters = {
-        "last_vector": 0,
-        "context_average": 0,
-        "five_weights": context,
-        "six_numbers": context + 1 + dim,
-        "ridge": (context * dim + 1) * dim,
-        "mean_vector": dim,
-    }
-    for name, baseline in _random_baselines(rng, dim, context).items():
-        calls[name] = partial(_predict_one, baseline, window)
+    parameters = {"six_numbers": context + 1 + dim, "ridge": (context * dim + 1) * dim}
+    baselines = _random_baselines(rng, dim, context)
+    for name in PAIRED_BASELINES:
+        calls[name] = partial(_predict_one, baselines[name], window)
     for name in architectures:
         model = build_model(name, dim=dim, context=context)
         parameters[name] = count_parameters(model)["trainable"]

@@ -27,10 +27,10 @@ from lvmlib.pages import findings, plots
 from lvmlib.pages.report import signed
 from lvmlib.pages.summary import (
     best_baseline,
-    equal_updates,
     headline_sizes,
     main_arm,
     main_runs,
+    sides,
 )
 from lvmlib.parameters import runs_root
 from lvmlib.runs import SHARED, load_run, read_scores
@@ -128,9 +128,9 @@ def headline(everything: pd.DataFrame) -> str:
     """
     runs = main_runs(everything)
     small, large = headline_sizes(runs)
-    before, after = (runs[runs["size"] == size] for size in (small, large))
-    changes = _changes(before, after)
-    at_equal_updates = _changes(before, equal_updates(everything))
+    before, arms = sides(everything)
+    after = arms[runs["arm"].iloc[0]]
+    changes, at_equal_updates = _changes(before, after), _changes(before, arms["steps"])
     if not changes or small == large:
         return "No network was trained on two sizes of the training set yet."
     best = after.groupby("entry")["test_cosine"].mean()

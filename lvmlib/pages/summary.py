@@ -66,12 +66,19 @@ def headline_sizes(runs: pd.DataFrame) -> tuple[int, int]:
     return min(sizes), max(sizes)
 
 
-def equal_updates(everything: pd.DataFrame) -> pd.DataFrame:
-    """Keep the larger size's runs that got as many updates as the smaller one had."""
+def sides(everything: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
+    """Return both sides of the contrasts: the smaller size's runs, the larger's by arm.
+
+    The arm `steps` gives the larger size as many updates as the smaller one had, so its
+    runs are set against the smaller size's runs of the main arm.
+    """
     runs = main_runs(everything)
-    _, large = headline_sizes(runs)
+    small, large = headline_sizes(runs)
+    after = {runs["arm"].iloc[0]: runs[runs["size"] == large]}
     steps = everything[everything["arm"] == "steps"]
-    return steps[steps["entry"].isin(runs["entry"]) & (steps["size"] == large)]
+    steps = steps[steps["entry"].isin(runs["entry"]) & (steps["size"] == large)]
+    after.setdefault("steps", steps)
+    return runs[runs["size"] == small], after
 
 
 def best_baseline(runs: pd.DataFrame) -> tuple[str, float]:
