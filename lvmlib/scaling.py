@@ -57,8 +57,11 @@ class CurveFit:
 
     def gain(self, times: float = 10.0) -> float:
         """Return the cosine that `times` as much data as the largest would add."""
-        now, then = self.predict([self.largest, times * self.largest])
-        return float(now - then)
+        return self.reach(times) - self.reach(1)
+
+    def reach(self, times: float = 10.0) -> float:
+        """Return the cosine that the curve has at `times` the largest size."""
+        return 1 - float(self.predict(times * self.largest))
 
 
 def fit_power_law(
@@ -159,8 +162,9 @@ class ResampledCurve:
     """A learning curve with the refits that its intervals are taken from.
 
     `draws` has a row a refit: the form's parameters (alpha is NaN where A is 0), `gain`
-    at ten times the largest size, `converged` and `at_bound`. Both forms' rows are of
-    the same resamples, so differences between forms are paired.
+    and `reach` at ten times the largest size, `converged` and `at_bound`. Rows of
+    both forms, and of curves on the same exam and `seed`, are of the same resamples of
+    documents, so differences between them are paired.
     `seed_deviation` is the standard deviation of log loss between seeds of one size:
     NaN when no size has two, and then the intervals are over documents only.
     """
@@ -265,6 +269,7 @@ def _draw(
     found = fit(sizes, losses)
     return found.parameters | {
         "gain": found.gain(),
+        "reach": found.reach(),
         "converged": found.converged,
         "at_bound": ", ".join(found.at_bound),
     }

@@ -176,6 +176,7 @@ def test_curves_recover_what_was_put_in(tmp_path, monkeypatch):
     assert "the interval is too narrow" in said
     far = 0.6 - 0.9 * (10 * LARGE) ** -0.3
     assert f"amn, would then have {far:.4f} and ridge 0.4000" in said
+    assert f"({far - 0.4:+.4f} [" in said.partition("By the power law")[2]
     axes, _ = plots.fitted_curves(runs, curves).axes
     assert axes.get_title(loc="left") == "amn"
     text = explanations.hypotheses(runs, curves)["these runs say"][1]

@@ -242,8 +242,21 @@ def test_spread_between_seeds_is_pooled_over_sizes():
     low, high = line.interval("gain")
     assert low < line.fit.gain() < high
     assert high - low > 0.01
-    assert list(line.draws) == ["a", "b", "gain", "converged", "at_bound"]
+    assert list(line.draws) == ["a", "b", "gain", "reach", "converged", "at_bound"]
     assert_allclose(line.draws["gain"], line.draws["b"] * np.log(10))
+
+
+def test_two_curves_on_one_exam_share_each_resample_of_documents():
+    """Another curve at other sizes, 0.01 better on every document: so in all refits."""
+    difficulty = np.random.default_rng(0).normal(0, 0.03, 200)
+    level = {n: 1 - (logarithm(n) + difficulty) for n in SIZES.tolist()}
+    better = {n: scores + 0.01 for n, scores in level.items() if n > 5_000}
+    one, other = (
+        resample_curves(scores, np.arange(200), refits=50)["logarithm"].draws["reach"]
+        for scores in (level, better)
+    )
+    assert one.std() > 0.001
+    assert_allclose(other - one, 0.01, atol=0.0005)
 
 
 def test_resampling_repeats():
