@@ -10,6 +10,7 @@ over losses as close as 0.47 to 0.42 it stays within 0.001 of the straight line.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -228,7 +229,8 @@ def resample_curves(
         len(windows), np.ones(len(windows)) / len(windows), refits
     )
     samples = (many @ sums.T) / (many @ windows)[:, None]  # (refits, R)
-    if freedom:
+    if freedom:  # curves share the documents, not the noise of their seeds
+        random = np.random.default_rng([seed, zlib.crc32(sums.tobytes())])
         sigma = deviation * np.sqrt(freedom / random.chisquare(freedom, (refits, 1)))
         samples = samples * np.exp(sigma * random.standard_normal(samples.shape))
 

@@ -259,6 +259,24 @@ def test_two_curves_on_one_exam_share_each_resample_of_documents():
     assert_allclose(other - one, 0.01, atol=0.0005)
 
 
+def test_two_curves_do_not_share_the_noise_of_their_seeds():
+    """Documents are alike, so refits differ by their seeds' noise alone."""
+    random = np.random.default_rng(0)
+    one, other = (
+        resample_curves(
+            {
+                n: 1 - logarithm(n) + random.normal(0, 0.002, (2, 1)) * np.ones(40)
+                for n in SIZES.tolist()
+            },
+            np.arange(40),
+            refits=100,
+        )["logarithm"].draws["reach"]
+        for _ in range(2)
+    )
+    assert one.std() > 0.001
+    assert abs(np.corrcoef(one, other)[0, 1]) < 0.4
+
+
 def test_resampling_repeats():
     scores, documents = simulated(np.random.default_rng(0), [1] * 6 + [2])
     first, again, other = (

@@ -297,11 +297,7 @@ def curve_said(runs: pd.DataFrame, curves: dict[str, dict[str, ResampledCurve]])
 
 
 def _best_and_ridge(curves: dict[str, dict[str, ResampledCurve]]) -> str:
-    """Say where the best network and ridge would be with ten times more data.
-
-    The difference is paired over documents. That noise of seeds is drawn in the same
-    way for both matters little: ridge has next to none.
-    """
+    """Say where the best network and ridge would be with ten times more data."""
     said = []
     for form in next(iter(curves.values())):
         laws = {name: forms[form] for name, forms in curves.items()}
