@@ -41,9 +41,13 @@ def write_run(
     history=None,
     used=None,
     six=0.5,
+    ridge=0.4,
     **info,
 ):
-    """Write a run folder as `execute` does; `cosine` is a mean or a row a window."""
+    """Write a run folder as `execute` does; `cosine` is a mean or a row a window.
+
+    `ridge` is that baseline's test cosine, `six` six numbers' validation cosine.
+    """
     folder = study / entry / str(size) / arm / f"seed{seed}"
     folder.mkdir(parents=True)
     if np.isscalar(cosine):
@@ -51,9 +55,8 @@ def write_run(
     table = {"document": DOCUMENTS, "row": np.arange(400), "cosine": cosine}
     table |= {"contrastive": 0.9, "rank_document": 1, "rank_all": 2} | (scores or {})
     table |= {f"cosine_{name}": 0.4 for name in BASELINES}
-    pd.DataFrame(table | {"cosine_six_numbers": 0.5}).to_parquet(
-        folder / "test.parquet"
-    )
+    table |= {"cosine_six_numbers": 0.5, "cosine_ridge": ridge}
+    pd.DataFrame(table).to_parquet(folder / "test.parquet")
     pd.DataFrame(HISTORY | (history or {})).to_csv(folder / "history.csv", index=False)
     metrics = dict.fromkeys(METRICS, 0.1) | {"cosine": 0.4, "validation_cosine": six}
     own = {"size": size, "arm": arm, "seed": seed, "protocol": "controlled"}
@@ -64,7 +67,8 @@ def write_run(
         "status": "trained",
         "test": metrics
         | {"cosine": float(np.mean(cosine)), "windows": 400, "documents": 40},
-        "baselines": {name: metrics for name in BASELINES},
+        "baselines": {name: metrics for name in BASELINES}
+        | {"ridge": metrics | {"cosine": ridge}},
         "best_baseline": "six_numbers",
         "windows": {"train": size - 5, "validation": 10, "test": 400},
         "model_parameters": dict.fromkeys(
@@ -84,9 +88,9 @@ def write_run(
     (folder / "run.json").write_text(json.dumps(content | info))
 
 
-def write_pairs(study, changes, seeds=3, base=0.5):
+def write_pairs(study, changes, seeds=3, base=0.5, **options):
     """Write both headline sizes of every architecture, with the given changes."""
     for entry, gain in changes.items():
         for seed in range(seeds):
-            write_run(study, entry, SMALL, base, seed=seed)
-            write_run(study, entry, LARGE, base + gain, seed=seed)
+            write_run(study, entry, SMALL, base, seed=seed, **options)
+            write_run(study, entry, LARGE, base + gain, seed=seed, **options)

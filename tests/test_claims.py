@@ -3,16 +3,26 @@
 import json
 from importlib.resources import files
 
+import pandas as pd
+import pytest
 from studies import LARGE, SMALL, write_pairs, write_run
 
 from lvmlib.pages import claims
 from lvmlib.study import load_study
 
+BASELINES = pd.DataFrame(
+    {"test_cosine": 0.4, "latency_ms": 0.5, "parameters": 1000}, index=["ridge"]
+)
+
+
+def decided(study, baselines=BASELINES):
+    everything = load_study(study)
+    table, _ = claims.table(everything, everything[:0], {}, baselines)
+    return table.set_index("claim")
+
 
 def verdicts(study):
-    everything = load_study(study)
-    table, _ = claims.table(everything, everything[:0], {})
-    return table.set_index("claim")["verdict"].to_dict()
+    return decided(study)["verdict"].to_dict()
 
 
 def test_every_claim_names_a_check_and_none_a_verdict():
@@ -37,7 +47,7 @@ def test_claims_hold_where_the_runs_say_so(tmp_path):
     assert found["2.88 times more data does not improve performance"] == claims.FAILS
     assert found["GraphMERT regresses with more data"] == claims.OPEN
     everything = load_study(tmp_path)
-    table, said = claims.table(everything, everything[:0], {})
+    table, said = claims.table(everything, everything[:0], {}, BASELINES)
     mean = table.set_index("claim").loc[
         "On average the score falls with more data (−0.97%)"
     ]
@@ -92,7 +102,7 @@ def test_overfitting_is_not_collapse(tmp_path):
         assert verdicts(folder)[claim] == expected
     reported = load_study(tmp_path / "collapsed")
     write_run(tmp_path / "study", "amn", SMALL, 0.5)
-    table, _ = claims.table(load_study(tmp_path / "study"), reported, {})
+    table, _ = claims.table(load_study(tmp_path / "study"), reported, {}, BASELINES)
     row = table.set_index("claim").loc[claim]
     assert row["verdict"] == claims.FAILS
     assert "collapsed: from epoch 1 to 2 validation −0.3000" in row["because"]
@@ -101,7 +111,7 @@ def test_overfitting_is_not_collapse(tmp_path):
 def test_claims_are_about_the_reported_sizes(tmp_path):
     write_run(tmp_path, "amn", 100, 0.5)
     everything = load_study(tmp_path)
-    table, said = claims.table(everything, everything[:0], {})
+    table, said = claims.table(everything, everything[:0], {}, BASELINES)
     assert table.empty
     assert "80,634 and 232,605" in said
 
@@ -114,3 +124,21 @@ def test_one_architecture_does_not_show_that_no_other_rate_is_needed(tmp_path):
     assert verdicts(tmp_path)[claim] == claims.OPEN
     write_run(tmp_path, "lstm-half-rate", LARGE, 0.5, used=half)
     assert verdicts(tmp_path)[claim] == claims.FAILS
+
+
+@pytest.mark.parametrize(
+    ("ridge", "expected"), [(0.45, claims.HOLDS), (0.6, claims.FAILS)]
+)
+def test_what_a_baseline_beats_is_neither_balanced_nor_worth_training(
+    tmp_path, ridge, expected
+):
+    write_pairs(tmp_path, {"lstm": 0.03, "gru": 0.03}, ridge=ridge)
+    found = decided(tmp_path, BASELINES.assign(test_cosine=ridge))
+    balanced = found.loc["LSTM is a strong balance of quality and speed"]
+    assert balanced["verdict"] == expected
+    own, *rivals = balanced["because"].split("; ")
+    assert own == "lstm 0.5300 in 2.0 ms with 1.0 million parameters"
+    assert (rivals == []) == (expected == claims.HOLDS)
+    worth = found.loc["GRU is worth training on 232k"]
+    assert worth["verdict"] == expected
+    assert f"over ridge {0.53 - ridge:+.4f}".replace("-", "−") in worth["because"]

@@ -60,7 +60,7 @@ def test_every_section_bears_missing_runs(tmp_path):
     for sentence in said:
         assert "ot measured yet" in sentence, sentence
     assert summary.ranking(runs).empty
-    verdicts, _ = claims.table(runs, runs[:0], {})
+    verdicts, _ = claims.table(runs, runs[:0], {}, pd.DataFrame())
     assert set(verdicts["verdict"]) == {claims.OPEN}
 
 
@@ -254,9 +254,10 @@ def test_the_frontier_has_what_no_other_dominates():
             "test_cosine": [0.6, 0.5, 0.5, 0.4],
             "latency_ms": [4.0, 1.0, 2.0, 1.0],
             "parameters": [8, 4, 4, 2],
-        }
+        },
+        index=list("abcd"),
     )
-    assert summary.on_frontier(costs) == [True, True, False, True]
+    assert summary.dominating(costs) == [[], [], ["b"], []]
 
 
 def test_latencies_that_differ_by_noise_do_not_save_a_worse_network():
@@ -265,11 +266,12 @@ def test_latencies_that_differ_by_noise_do_not_save_a_worse_network():
             "test_cosine": [0.6, 0.5],
             "latency_ms": [5.7, 5.6],
             "parameters": [4, 8],
-        }
+        },
+        index=list("ab"),
     )
-    assert summary.on_frontier(costs) == [True, False]
-    costs.loc[1, "latency_ms"] = 5.0
-    assert summary.on_frontier(costs) == [True, True]
+    assert summary.dominating(costs) == [[], ["a"]]
+    costs.loc["b", "latency_ms"] = 5.0
+    assert summary.dominating(costs) == [[], []]
 
 
 def test_baselines_are_beside_the_networks_they_beat(study):

@@ -15,11 +15,13 @@ from importlib.resources import files
 import numpy as np
 import pandas as pd
 
-from lvmlib.comparison import compare_sizes
+from lvmlib.comparison import BASELINES, compare_sizes, over_baseline
 from lvmlib.pages import explanations, findings
 from lvmlib.pages.report import signed
 from lvmlib.pages.summary import (
     REPORTED_SIZES,
+    best_baseline,
+    dominating,
     headline_sizes,
     main_runs,
     recommendation,
@@ -35,11 +37,15 @@ Result = tuple[str, str]  # verdict, the numbers that say so
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the checks look at; `curves` are those of `findings.fit_curves`."""
+    """What the checks look at.
+
+    `curves` are those of `findings.fit_curves`, `baselines` of `baseline_costs`.
+    """
 
     everything: pd.DataFrame
     reported: pd.DataFrame
     curves: dict[str, dict[str, ResampledCurve]]
+    baselines: pd.DataFrame
 
     @cached_property
     def runs(self) -> pd.DataFrame:
@@ -72,9 +78,10 @@ def table(
     everything: pd.DataFrame,
     reported: pd.DataFrame,
     curves: dict[str, dict[str, ResampledCurve]],
+    baselines: pd.DataFrame,
 ) -> tuple[pd.DataFrame, str]:
     """Put every claim to its check; the claims are about the reported sizes."""
-    evidence = Evidence(everything, reported, curves)
+    evidence = Evidence(everything, reported, curves, baselines)
     if evidence.sizes != tuple(REPORTED_SIZES.values()):
         small, large = REPORTED_SIZES.values()
         lack = f"the claims are about {small:,} and {large:,} vectors"
@@ -320,14 +327,32 @@ def beaten_by_all(
 
 
 def balanced(evidence: Evidence, architecture: str) -> Result:
-    """No other network is as good in quality, latency and size, and better in one."""
-    costs, _ = recommendation(evidence.runs)
-    if architecture not in costs.index:
+    """No network or baseline is as good in quality, latency, size and better in one."""
+    networks, _ = recommendation(evidence.runs)
+    if architecture not in networks.index:
         return OPEN, "not measured"
-    row = costs.loc[architecture]
-    said = f"test cosine {row['test_cosine']:.4f}, {row['latency_ms']:.1f} ms"
-    best = bool(row["on_frontier"])
-    return decide(best, not best), f"{said}, {'not ' if best else ''}dominated"
+    costs = pd.concat([networks, evidence.baselines])
+    rivals = dominating(costs)[costs.index.get_loc(architecture)]
+    said = "; ".join(
+        f"{name} {costs.test_cosine[name]:.4f} in {costs.latency_ms[name]:.1f} ms with "
+        f"{costs.parameters[name] / 1e6:.1f} million parameters"
+        for name in [architecture, *rivals]
+    )
+    return decide(not rivals, bool(rivals)), said
+
+
+def worth_training(evidence: Evidence, architecture: str) -> Result:
+    """Improve, and then be better than what needs no training."""
+    (word,) = evidence.verdicts([architecture])
+    large = evidence.runs[evidence.runs["size"] == evidence.sizes[1]]
+    cell = large[large["entry"] == architecture]
+    if cell.empty:
+        return OPEN, "not measured"
+    name, _ = best_baseline(cell)
+    lead = over_baseline(cell, name)
+    said = f"{evidence.said([architecture])}; over {BASELINES[name]} {_text(lead)}"
+    fails = word in DECIDED and (word != "improves" or lead.high < 0)
+    return decide(word == "improves" and lead.low > 0, fails), said
 
 
 CHECKS = {
@@ -350,5 +375,6 @@ CHECKS = {
         other_rate,
         overfits,
         prefer_small,
+        worth_training,
     )
 }

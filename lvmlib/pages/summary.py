@@ -295,9 +295,8 @@ def learning(runs: pd.DataFrame) -> tuple[Figure, str]:
 def recommendation(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Return what each network costs, and a choice for three kinds of need.
 
-    Column `on_frontier`: no other network is at least as good in test cosine, latency
-    and parameters, and better in one of them. Training speed is that of the first
-    seed's run: other seeds may have been trained on another machine.
+    Column `on_frontier`: no other network dominates it. Training speed is that of the
+    first seed's run: other seeds may have been trained on another machine.
     """
     _, large = headline_sizes(runs)
     cell = runs[(runs["size"] == large) & (runs["status"] == "trained")]
@@ -307,7 +306,7 @@ def recommendation(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     costs = costs.sort_values("test_cosine", ascending=False)
     if costs.empty:
         return costs, [f"Not measured yet: no network is trained at {large:,} vectors."]
-    costs["on_frontier"] = on_frontier(costs)
+    costs["on_frontier"] = [not names for names in dominating(costs)]
     name, cosine = best_baseline(cell)
     quality = costs.index[0]
     small = costs[costs["parameters"] < SMALL]
@@ -351,22 +350,24 @@ def _as_good_as(best: str, cell: pd.DataFrame) -> str:
     return f" ({', '.join(close)} cannot be told from it)" if close else ""
 
 
-def on_frontier(costs: pd.DataFrame) -> list[bool]:
-    """Say of each row whether no other row dominates it (Pareto).
+def dominating(costs: pd.DataFrame) -> list[list[str]]:
+    """Name for each row the rows that dominate it (Pareto); none is on the frontier.
 
-    Latencies less than 10% apart are one: that much is noise.
+    Those are at least as good in test cosine, latency and parameters, and better in one
+    of them. Latencies less than 10% apart are one: that much is noise.
     """
     fast = 1 + LATENCY_NOISE
-    points = list(costs[["latency_ms", "parameters", "test_cosine"]].to_numpy())
+    points = costs[["latency_ms", "parameters", "test_cosine"]]
     return [
-        not any(
-            ms <= fast * mine
+        [
+            name
+            for name, ms, size, cosine in points.itertuples()
+            if ms <= fast * mine
             and size <= own
             and cosine >= quality
             and (fast * ms < mine or size < own or cosine > quality)
-            for ms, size, cosine in points
-        )
-        for mine, own, quality in points
+        ]
+        for mine, own, quality in points.to_numpy()
     ]
 
 
