@@ -3,7 +3,7 @@
 import pytest
 from studies import LARGE, SMALL, write_run
 
-from lvmlib.pages import findings, protocols
+from lvmlib.pages import explanations, findings, protocols
 from lvmlib.study import load_study
 
 
@@ -44,6 +44,23 @@ def test_two_protocols_beside_each_other(study, tmp_path):
     exam = protocols.causes(reported, everything).set_index(["cause", "size"])
     assert exam.loc[("other exam", SMALL), "estimate"].item() == pytest.approx(0.10)
     assert exam.loc[("other exam", LARGE), "estimate"].item() == pytest.approx(0.05)
+
+
+def test_a_study_under_the_original_protocol_is_its_own(tmp_path):
+    kind = {"used": {"protocol": "as_reported"}, "validation_cosine": 0.6}
+    for size, cosine in ((SMALL, 0.50), (LARGE, 0.52)):
+        write_run(tmp_path, "amn", size, cosine, **kind)
+    write_run(tmp_path, "graphmert", SMALL, 0.5, **kind)
+    everything = load_study(tmp_path)
+    reported = findings.read_reported("", everything)
+    table, said = protocols.protocols(reported, everything)
+    (row,) = table.to_dict("records")
+    assert row["own exam"] == "0.6000 → 0.6000 (+0.00%)"
+    assert row["original's models, frozen exam"].startswith("+0.0200")
+    assert "controlled study" not in row
+    assert "graphmert under the original protocol" in said
+    assert set(protocols.causes(reported, everything)["cause"]) == {"other exam"}
+    assert len(explanations.graphmert_runs(everything, reported)) == 1
 
 
 def test_each_cause_alone(study):

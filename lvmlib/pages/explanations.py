@@ -44,7 +44,8 @@ def graphmert_runs(everything: pd.DataFrame, reported: pd.DataFrame) -> pd.DataF
     and of the largest gradient norm (`steepest`).
     """
     rows = []
-    for runs in (reported, everything):
+    both = [reported, everything] if reported is not everything else [everything]
+    for runs in both:
         for row in runs[runs["architecture"] == "graphmert"].to_dict("records"):
             run = load_run(row["folder"])
             history, used = run.history.set_index("epoch"), run.info["parameters"]

@@ -55,11 +55,15 @@ def not_measured(what: str) -> str:
 def read_reported(folder: str | Path, everything: pd.DataFrame) -> pd.DataFrame:
     """Read the study under the original protocol; no rows if it has no runs yet.
 
+    A study that is itself under that protocol needs no other.
+
     Raises
     ------
     RunError
         If its runs are on other vectors than `everything`.
     """
+    if set(everything["protocol"]) == {"as_reported"}:
+        return everything
     if not folder or not any(Path(folder).rglob("run.json")):
         return everything[:0]
     reported = load_study(folder)

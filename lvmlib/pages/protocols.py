@@ -33,14 +33,15 @@ def protocols(
 ) -> tuple[pd.DataFrame, str]:
     """Set the original protocol's conclusion beside that of the controlled study.
 
-    Both on the same vectors; the original's models sit the frozen exam as well.
+    Both on the same vectors; the original's models sit the frozen exam as well. Where
+    `everything` is under the original protocol itself, nothing is set beside it.
     """
     if reported.empty:
         return pd.DataFrame(), not_measured("runs under the original protocol")
-    old, new = main_runs(reported), main_runs(everything)
+    old = main_runs(reported)
     small, large = headline_sizes(old)
     frozen = compare_sizes(old, small, large).set_index("entry")
-    honest = compare_sizes(new, small, large).set_index("entry")
+    honest = compare_sizes(main_runs(everything), small, large).set_index("entry")
     own = old.pivot_table("validation_cosine", "entry", "size", sort=False)
     own = own.reindex(columns=sorted({small, large})).dropna()
     if own.empty or small == large:
@@ -53,8 +54,9 @@ def protocols(
         own_exam = f"{score[small]:.4f} → {score[large]:.4f}"
         row["own exam"] = f"{own_exam} ({signed(score['percent'], 2)}%)"
         row["the original's word"] = band(score["percent"])
-        row["controlled study"] = interval_text(honest["interval"].get(entry))
-        row["its verdict"] = honest["verdict"].get(entry, "not measured yet")
+        if everything is not reported:
+            row["controlled study"] = interval_text(honest["interval"].get(entry))
+            row["its verdict"] = honest["verdict"].get(entry, "not measured yet")
         row["original's models, frozen exam"] = interval_text(
             frozen["interval"].get(entry)
         )
