@@ -67,6 +67,19 @@ def test_dips_are_falls_of_validation_from_one_epoch_to_the_next(study):
     assert explanations.dip_said(found[:0]).startswith("In no run")
 
 
+def test_a_network_that_is_better_with_fewer_updates_was_held_back(study):
+    said = explanations.held_back(load_study(study))
+    assert said == "At 232,605 vectors no network was better with fewer updates."
+    write_run(study, "gru", LARGE, 0.53, arm="steps", steps=SMALL)  # gru has 0.501
+    said = explanations.held_back(load_study(study))
+    assert said.startswith("**Better with fewer updates**, on the same 232,605")
+    assert "gru by +0.0290" in said
+    assert "(1 seed). There" in said
+    assert "amn" not in said
+    epochs = load_study(study).query("arm == 'epochs'")
+    assert explanations.held_back(epochs).startswith("*Not measured yet:*")
+
+
 def test_arithmetic_is_compared_where_nothing_else_differs(study):
     float32 = {"used": {"precision": "32-true"}, "precision": "32-true"}
     for seed in (0, 1):

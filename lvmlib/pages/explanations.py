@@ -222,6 +222,31 @@ def dip_said(found: pd.DataFrame) -> str:
     )
 
 
+def held_back(everything: pd.DataFrame) -> str:
+    """Say which networks were better with fewer updates on the same vectors."""
+    _, arms = sides(everything)
+    _, large = headline_sizes(main_runs(everything))
+    short, found, better = arms.pop("steps"), 0, []
+    for long in arms.values():
+        for entry, cell in short.groupby("entry", sort=False):
+            same = long[long["entry"] == entry]
+            if not set(same["seed"]) & set(cell["seed"]):
+                continue
+            gain, found = compare(cell, same), found + 1
+            if gain.low > 0:
+                seeds = f"{gain.seeds} seed{'s' if gain.seeds > 1 else ''}"
+                better.append(f"{entry} by {interval_text(gain)} ({seeds})")
+    if not found:
+        return not_measured(f"one network with two numbers of updates at {large:,}")
+    if not better:
+        return f"At {large:,} vectors no network was better with fewer updates."
+    return (
+        f"**Better with fewer updates**, on the same {large:,} vectors: "
+        f"{listed(better)}. There the recipe held the longer training back, so that "
+        "its change at equal epochs understates what these vectors can give."
+    )
+
+
 # --- arithmetic ----------------------------------------------------------------------
 
 ARITHMETIC = ("bf16-mixed", "32-true")
