@@ -28,6 +28,7 @@ from lvmlib.comparison import (
 from lvmlib.pages.report import signed, span
 from lvmlib.pages.summary import (
     ARMS,
+    alone,
     headline_sizes,
     main_runs,
     sides,
@@ -183,15 +184,8 @@ def contrast_said(changes: pd.DataFrame, runs: pd.DataFrame) -> str:
             lack = f"runs at both {small:,} and {large:,} vectors with a common seed"
             said.append(not_measured(f"{arm} ({lack})"))
             continue
-        asked = registered(part)
         found = f"At {arm}, from {small:,} to {large:,} vectors: "
-        said.append(f"{found}**{verdicts(asked)}**.")
-        alone = [
-            f"{row.entry} ({signed(row.interval.estimate, 4)})"
-            for row in part.drop(asked.index).itertuples()
-        ]
-        if alone:
-            said.append(f"One seed, so no verdict: {', '.join(alone)}.")
+        said.append(f"{found}**{verdicts(registered(part))}**.{alone(part)}")
         others = [e for e in runs["entry"].unique() if e not in set(part["entry"])]
         if others:
             said.append(not_measured(f"{arm} of {', '.join(others)}"))

@@ -95,7 +95,8 @@ def answer(runs: pd.DataFrame) -> list[str]:
 
 def _about_data(runs: pd.DataFrame) -> str:
     small, large = headline_sizes(runs)
-    changes = registered(compare_sizes(runs, small, large))
+    found = compare_sizes(runs, small, large)
+    changes = registered(found)
     if small == large or changes.empty:
         return (
             "**Does more data help?** Not measured yet: no entry has runs at both "
@@ -120,7 +121,16 @@ def _about_data(runs: pd.DataFrame) -> str:
         )
     most = max(i.seeds for i in changes["interval"])
     seeds = f"{seeds} to {most}" if most > seeds else seeds
-    return text + f"Verdicts at {seeds} seeds: **{verdicts(changes)}**."
+    return text + f"Verdicts at {seeds} seeds: **{verdicts(changes)}**.{alone(found)}"
+
+
+def alone(changes: pd.DataFrame) -> str:
+    """Name the changes known from one seed where others have several, or nothing."""
+    names = [
+        f"{row.entry} ({signed(row.interval.estimate, 4)})"
+        for row in changes.drop(registered(changes).index).itertuples()
+    ]
+    return f" One seed, so no verdict: {', '.join(names)}." if names else ""
 
 
 def verdicts(changes: pd.DataFrame) -> str:
