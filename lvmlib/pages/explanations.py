@@ -44,8 +44,7 @@ def graphmert_runs(everything: pd.DataFrame, reported: pd.DataFrame) -> pd.DataF
     and of the largest gradient norm (`steepest`).
     """
     rows = []
-    both = [reported, everything] if reported is not everything else [everything]
-    for runs in both:
+    for runs in (reported, everything):
         for row in runs[runs["architecture"] == "graphmert"].to_dict("records"):
             run = load_run(row["folder"])
             history, used = run.history.set_index("epoch"), run.info["parameters"]
@@ -222,21 +221,20 @@ def dip_said(found: pd.DataFrame) -> str:
     )
 
 
-def held_back(everything: pd.DataFrame) -> str:
-    """Say which networks were better with fewer updates on the same vectors."""
-    _, arms = sides(everything)
-    _, large = headline_sizes(main_runs(everything))
-    short, found, better = arms.pop("steps"), 0, []
-    for long in arms.values():
-        for entry, cell in short.groupby("entry", sort=False):
-            same = long[long["entry"] == entry]
-            if not set(same["seed"]) & set(cell["seed"]):
-                continue
-            gain, found = compare(cell, same), found + 1
-            if gain.low > 0:
-                seeds = f"{gain.seeds} seed{'s' if gain.seeds > 1 else ''}"
-                better.append(f"{entry} by {interval_text(gain)} ({seeds})")
-    if not found:
+def held_back(causes: pd.DataFrame, runs: pd.DataFrame) -> str:
+    """Say which networks were better with fewer updates on the same vectors.
+
+    `causes` is what `protocols.causes` returns.
+    """
+    _, large = headline_sizes(runs)
+    found = causes[(causes["cause"] == "fewer updates") & (causes["size"] == large)]
+    better = [
+        f"{row.entry} by {interval_text(row.interval)} "
+        f"({row.seeds} seed{'s' if row.seeds > 1 else ''})"
+        for row in found.itertuples()
+        if row.interval.low > 0
+    ]
+    if found.empty:
         return not_measured(f"one network with two numbers of updates at {large:,}")
     if not better:
         return f"At {large:,} vectors no network was better with fewer updates."
