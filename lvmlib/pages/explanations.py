@@ -18,7 +18,7 @@ from lvmlib.pages.findings import (
     network_curves,
     not_measured,
 )
-from lvmlib.pages.report import signed, span
+from lvmlib.pages.report import counted, signed, span
 from lvmlib.pages.summary import (
     ARMS,
     REPORTED_SIZES,
@@ -113,10 +113,10 @@ def graphmert_said(rows: pd.DataFrame, everything: pd.DataFrame) -> str:
         same = plain[(plain["size"] == size) & (plain["entry"] != entry)]
         if set(same["seed"]) & set(cell["seed"]):
             found = compare(cell, same)
-            seeds = f"{found.seeds} seed{'s' if found.seeds > 1 else ''}"
             said.append(
                 f"At {size:,} vectors {entry} differs from graphmert by "
-                f"{interval_text(found)} in test cosine ({seeds})."
+                f"{interval_text(found)} in test cosine "
+                f"({counted(found.seeds, 'seed')})."
             )
     small, large = headline_sizes(everything)
     changes = compare_sizes(own, small, large)
@@ -229,8 +229,7 @@ def held_back(causes: pd.DataFrame, runs: pd.DataFrame) -> str:
     _, large = headline_sizes(runs)
     found = causes[(causes["cause"] == "fewer updates") & (causes["size"] == large)]
     better = [
-        f"{row.entry} by {interval_text(row.interval)} "
-        f"({row.seeds} seed{'s' if row.seeds > 1 else ''})"
+        f"{row.entry} by {interval_text(row.interval)} ({counted(row.seeds, 'seed')})"
         for row in found.itertuples()
         if row.interval.low > 0
     ]

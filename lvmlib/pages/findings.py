@@ -302,8 +302,9 @@ def _best_and_ridge(curves: dict[str, dict[str, ResampledCurve]]) -> str:
         ridge = laws.pop("ridge")
         top = max(laws, key=lambda name: laws[name].fit.reach())
         apart = laws[top].fit.reach() - ridge.fit.reach()
+        tail = (1 - ridge.level) / 2
         low, high = (laws[top].draws["reach"] - ridge.draws["reach"]).quantile(
-            [0.025, 0.975]
+            [tail, 1 - tail]
         )
         said.append(
             f"by the {form} the best of these networks, {top}, would then have "

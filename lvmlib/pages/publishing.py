@@ -24,7 +24,7 @@ from lvmlib.comparison import BASELINES, PAIRED_BASELINES, over_baseline
 from lvmlib.files import atomic_path, write_json
 from lvmlib.models import model_class
 from lvmlib.pages import findings, plots
-from lvmlib.pages.report import signed
+from lvmlib.pages.report import counted, signed
 from lvmlib.pages.summary import (
     best_baseline,
     headline_sizes,
@@ -153,7 +153,7 @@ def _changes(before: pd.DataFrame, after: pd.DataFrame) -> str:
         new = after[after["entry"] == entry].set_index("seed")["test_cosine"]
         pairs = (new - old).dropna()
         if len(pairs):
-            seeds = f"{len(pairs)} seed{'s' if len(pairs) > 1 else ''}"
+            seeds = counted(len(pairs), "seed")
             said.append(f"{signed(pairs.mean(), 4)} ({entry}, {seeds})")
     return ", ".join(said)
 
@@ -234,7 +234,7 @@ the embedding of the next: (5, {data["dim"]}) to a unit vector ({data["dim"]},).
 `{data["sha256"][:12]}…`), {windows["train"]:,} windows, protocol {used["protocol"]}.
 
 **Training.** {json.dumps(recipe)}, {info["steps"]:,} updates, {precisions},
-commit {commits}; {seeds} seed{"s" if seeds > 1 else ""}; status: {statuses}.
+commit {commits}; {counted(seeds, "seed")}; status: {statuses}.
 
 **Test.** On {info["test"]["windows"]:,} windows of {info["test"]["documents"]}
 documents that no training saw; 95% intervals over documents{and_seeds}:

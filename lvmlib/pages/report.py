@@ -204,6 +204,11 @@ def signed(number: float, digits: int = 3) -> str:
     return f"{number:+.{digits}f}".replace("-", "−")
 
 
+def counted(number: int, noun: str) -> str:
+    """Text such as "1 seed" or "3 seeds"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def span(numbers: Iterable[float], digits: int = 3) -> str:
     """Return the least and the largest number, or the one that both are."""
     numbers = list(numbers)
