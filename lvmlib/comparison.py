@@ -89,6 +89,16 @@ def scores_by_size(
     return scores, documents
 
 
+def baseline_means(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return mean test cosines of the baselines: a row a size, a column a name.
+
+    Runs on one training set share its baselines, so each set counts once.
+    """
+    columns = {f"baseline_{name}": name for name in BASELINES}
+    sets = runs.drop_duplicates(["size", "seed"])
+    return sets.groupby("size")[list(columns)].mean().rename(columns=columns)
+
+
 def compare(
     after: pd.DataFrame, before: pd.DataFrame, column: Score = "cosine"
 ) -> Interval:

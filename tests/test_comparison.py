@@ -67,6 +67,14 @@ def noise(scale, seed):
     return (values - values.mean(axis=1, keepdims=True)).ravel()
 
 
+def test_a_training_set_counts_once_in_the_means_of_baselines():
+    columns = [f"baseline_{name}" for name in BASELINES]
+    runs = pd.DataFrame({key: [0.1, 0.1, 0.1, 0.4, 0.5] for key in columns})
+    runs["size"], runs["seed"] = [5, 5, 5, 5, 9], [0, 0, 0, 1, 0]
+    means = comparison.baseline_means(runs)
+    assert means["ridge"].to_dict() == pytest.approx({5: 0.25, 9: 0.5})
+
+
 @pytest.fixture
 def study(tmp_path):
     """amn gains 0.05 from size 100 to 200, gru gains 0.001; three seeds."""

@@ -42,7 +42,21 @@ def test_graphmert_versions(tmp_path):
     assert "graphmert-smooth differs from graphmert by +0.2000" in said
     assert "graphmert-smooth changes by +0.0200" in said
     assert "no verdict (one seed)" in said
+    assert "fell back to the constant mean in 1 of 3 runs." in said
+    assert "recipe is not" not in said  # none of these runs stored epochs
     assert len(plots.collapse(rows).axes) == 2
+
+
+def test_graphmerts_recipe_is_set_beside_that_of_the_others(tmp_path):
+    mine = {"epochs": 4, "batch_size": 32, "schedule": "cosine"}
+    write_run(tmp_path, "graphmert", SMALL, 0.5, used=mine)
+    write_run(tmp_path, "amn", SMALL, 0.5, used=mine | {"epochs": 8})
+    write_run(tmp_path, "amn-half-rate", SMALL, 0.5, used=mine | {"epochs": 9})
+    everything = load_study(tmp_path)
+    rows = explanations.graphmert_runs(everything, everything[:0])
+    said = explanations.graphmert_said(rows, everything)
+    assert "constant mean in 0 of 1 run." in said
+    assert "(epochs 4, theirs 8): beside theirs, its scores compare recipes" in said
 
 
 def test_rates_are_compared_by_validation_with_the_same_seed(study):

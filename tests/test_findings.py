@@ -104,6 +104,17 @@ def test_one_seed_takes_no_part_in_holms_correction(study):
     assert f"One seed, so no verdict: graphmert ({signed(gain, 4)})." in said
 
 
+def test_only_what_was_asked_for_a_verdict_is_missed_in_the_contrast(study):
+    write_run(study, "graphmert", SMALL, 0.4)  # one seed, one size
+    for seed in range(3):
+        write_run(study, "lstm", SMALL, 0.4, seed=seed)
+    everything = load_study(study)
+    changes = findings.contrasts(everything)
+    said = findings.contrast_said(changes, summary.main_runs(everything))
+    assert "*Not measured yet:* equal epochs of lstm." in said
+    assert "graphmert" not in said
+
+
 def test_what_is_planned_and_missing_counts_as_the_least_certain(tmp_path):
     rng = np.random.default_rng(0)
     for seed in range(3):

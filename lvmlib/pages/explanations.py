@@ -107,6 +107,10 @@ def graphmert_said(rows: pd.DataFrame, everything: pd.DataFrame) -> str:
     for status, part in rows.groupby("status", sort=False):
         names = [f"{r.entry} at {r.size:,} ({r.protocol})" for r in part.itertuples()]
         said.append(f"**{status.capitalize()}:** {', '.join(names)}.")
+    said.append(
+        f"Training fell back to the constant mean in {rows['fell'].notna().sum()} of "
+        f"{counted(len(rows), 'run')}.{_other_recipe(everything)}"
+    )
     own = everything[everything["architecture"] == "graphmert"]
     plain = own[own["entry"] == "graphmert"]
     for (entry, size), cell in own.groupby(["entry", "size"], sort=False):
@@ -128,6 +132,33 @@ def graphmert_said(rows: pd.DataFrame, everything: pd.DataFrame) -> str:
     if changes.empty or small == large:
         said.append(not_measured(f"a GraphMERT at both {small:,} and {large:,}"))
     return " ".join(said)
+
+
+RECIPE = ("epochs", "batch_size", "schedule")  # parameters
+
+
+def _other_recipe(everything: pd.DataFrame) -> str:
+    """Say how GraphMERT's recipe differs from that of the other networks, or nothing.
+
+    Parameters that an old run did not store count as not differing.
+    """
+    used: list[dict[str, set]] = []
+    own, main = everything["architecture"] == "graphmert", main_runs(everything)
+    for part in (everything[own], main[main["architecture"] != "graphmert"]):
+        stored = [load_run(folder).info["parameters"] for folder in part["folder"]]
+        used.append({key: {s[key] for s in stored if key in s} for key in RECIPE})
+    said = [
+        f"{key.replace('_', ' ')} {listed(sorted(map(str, mine)))}, theirs "
+        f"{listed(sorted(map(str, used[1][key])))}"
+        for key, mine in used[0].items()
+        if mine and used[1][key] and mine != used[1][key]
+    ]
+    if not said:
+        return ""
+    return (
+        f" Its recipe is not that of the other networks ({'; '.join(said)}): beside "
+        "theirs, its scores compare recipes too."
+    )
 
 
 def rates(everything: pd.DataFrame) -> pd.DataFrame:

@@ -177,6 +177,8 @@ def contrast_table(changes: pd.DataFrame, small: int, large: int) -> pd.DataFram
 def contrast_said(changes: pd.DataFrame, runs: pd.DataFrame) -> str:
     """Say for each arm which verdicts there are, and which entries have none."""
     small, large = headline_sizes(runs)
+    several = runs[runs["planned_seeds"] > 1]  # others are not asked for a verdict
+    asked = (runs if several.empty else several)["entry"].unique()
     said = []
     for arm in ARMS.values():
         part = changes[changes["arm"] == arm]
@@ -186,7 +188,7 @@ def contrast_said(changes: pd.DataFrame, runs: pd.DataFrame) -> str:
             continue
         found = f"At {arm}, from {small:,} to {large:,} vectors: "
         said.append(f"{found}**{verdicts(registered(part))}**.{alone(part)}")
-        others = [e for e in runs["entry"].unique() if e not in set(part["entry"])]
+        others = [entry for entry in asked if entry not in set(part["entry"])]
         if others:
             said.append(not_measured(f"{arm} of {', '.join(others)}"))
     return " ".join(said)

@@ -13,7 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lvmlib.comparison import BASELINES, scores_by_size, window_scores
+from lvmlib.comparison import (
+    BASELINES,
+    baseline_means,
+    scores_by_size,
+    window_scores,
+)
 from lvmlib.runs import Run
 from lvmlib.statistics import MARGIN, clustered_interval
 
@@ -148,8 +153,9 @@ def scaling(runs: pd.DataFrame) -> Figure:
         shift = 1 + 0.02 * (n - 2)  # so that intervals stand side by side
         style = {"color": palette[n % 10], "marker": marks[n % 8], "label": entry}
         axes.errorbar(size * shift, loss, [loss - low, high - loss], capsize=2, **style)
+    levels = baseline_means(runs)
     for name, dashes in (("six_numbers", "--"), ("ridge", "-."), ("mean_vector", ":")):
-        line = 1 - runs.groupby("size")[f"baseline_{name}"].mean()
+        line = 1 - levels[name]
         axes.plot(line.index, line, dashes, color="0.4", label=BASELINES[name])
     sizes = sorted(runs["size"].unique())
     axes.set_xscale("log")

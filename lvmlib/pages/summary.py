@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from lvmlib.comparison import (
     BASELINES,
     PAIRED_BASELINES,
+    baseline_means,
     compare,
     compare_sizes,
     over_baseline,
@@ -82,8 +83,8 @@ def sides(everything: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, pd.DataFram
 
 
 def best_baseline(runs: pd.DataFrame) -> tuple[str, float]:
-    """Return name and mean test cosine of the best baseline of some runs."""
-    cosines = {name: runs[f"baseline_{name}"].mean() for name in BASELINES}
+    """Return name and mean test cosine of the best baseline of one size's runs."""
+    (cosines,) = baseline_means(runs).to_dict("records")
     best = max(cosines, key=cosines.__getitem__)
     return best, cosines[best]
 
@@ -224,9 +225,9 @@ def ranking(runs: pd.DataFrame) -> pd.DataFrame:
             row["verdict"] = change["verdict"]
         row["skill"] = signed(group["skill"].mean())
         rows.append(row)
+    levels = baseline_means(runs)
     for name, label in BASELINES.items() if rows else ():
-        means = runs.groupby("size")[f"baseline_{name}"].mean()
-        means = means.reindex(sorted({small, large}))  # one, in a study of one size
+        means = levels[name].reindex(sorted({small, large}))  # one, if of one size
         row = {"rank": "", "entry": f"<em>baseline: {label}</em>"}
         row |= {f"{size:,}": f"{means[size]:.4f}" for size in (small, large)}
         row |= {"order": means[large], "verdict": "", "skill": ""}
@@ -389,7 +390,7 @@ def baseline_costs(runs: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
     _, large = headline_sizes(runs)
     cell = runs[runs["size"] == large]
     costs = measured.loc[[*PAIRED_BASELINES], ["parameters", "latency_ms"]]
-    costs["test_cosine"] = [cell[f"baseline_{name}"].mean() for name in costs.index]
+    costs["test_cosine"] = baseline_means(cell).loc[large]
     return costs.rename(index=BASELINES)
 
 
