@@ -192,6 +192,8 @@ def resample_curves(
 ) -> dict[str, ResampledCurve]:
     """Fit both forms, and refit them to resampled documents and redrawn seeds.
 
+    Each is fitted to the mean loss of each size.
+
     Parameters
     ----------
     scores : size to (S, W)
@@ -234,7 +236,11 @@ def resample_curves(
         sigma = deviation * np.sqrt(freedom / random.chisquare(freedom, (refits, 1)))
         samples = samples * np.exp(sigma * random.standard_normal(samples.shape))
 
-    losses = sums.sum(axis=1) / windows.sum()
+    # A point a size: where neither form fits, a size must not pull the curve towards
+    # itself because more seeds of it were trained.
+    sizes, size_of = np.unique(sizes, return_inverse=True)
+    share = (size_of[:, None] == np.arange(len(sizes))) / np.bincount(size_of)  # (R, N)
+    samples, losses = samples @ share, sums.sum(axis=1) / windows.sum() @ share
     curves = {}
     for fit in (fit_power_law, fit_logarithm):
         point, error = fit(sizes, losses), held_out_error(fit, sizes, losses)

@@ -225,6 +225,7 @@ def curve_table(curves: dict[str, dict[str, ResampledCurve]]) -> pd.DataFrame:
             low, high = curve.interval("gain")
             fit = curve.fit
             flags = [] if fit.converged else ["not converged"]
+            flags += ["starts disagree"] if fit.agreeing < fit.starts / 2 else []
             flags += [f"{name} at its bound" for name in fit.at_bound]
             rows.append(
                 {
