@@ -158,6 +158,13 @@ def held_out_error(
     return float(prediction - losses[last].mean())
 
 
+def percentiles(draws: pd.Series, level: float) -> tuple[float, float]:
+    """Return the ends of the middle `level` of some draws, without NaN."""
+    tail = (1 - level) / 2
+    low, high = draws.quantile([tail, 1 - tail])
+    return float(low), float(high)
+
+
 @dataclass(frozen=True)
 class ResampledCurve:
     """A learning curve with the refits that its intervals are taken from.
@@ -178,9 +185,7 @@ class ResampledCurve:
 
     def interval(self, name: str) -> tuple[float, float]:
         """Return the percentile interval of a column of `draws`, without NaN."""
-        tail = (1 - self.level) / 2
-        low, high = self.draws[name].quantile([tail, 1 - tail])
-        return float(low), float(high)
+        return percentiles(self.draws[name], self.level)
 
 
 def resample_curves(

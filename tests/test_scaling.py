@@ -356,3 +356,13 @@ def test_intervals_cover(monkeypatch):
             low, high = got["power law"].interval(name)
             inside[name] += low <= value <= high
     assert all(count >= 32 for count in inside.values()), inside
+
+
+def test_more_seeds_of_a_size_do_not_bend_the_curve():
+    documents = np.repeat(np.arange(20), 5)
+    cosines = {5: 0.40, 10: 0.50, 20: 0.51, 40: 0.56}
+    one = {size: np.full((1, 100), cosine) for size, cosine in cosines.items()}
+    many = one | {10: np.full((5, 100), cosines[10])}
+    few, more = (resample_curves(s, documents, refits=2) for s in (one, many))
+    for form in ("power law", "logarithm"):
+        assert more[form].fit.gain() == pytest.approx(few[form].fit.gain(), abs=1e-6)

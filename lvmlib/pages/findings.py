@@ -35,7 +35,7 @@ from lvmlib.pages.summary import (
     verdicts,
 )
 from lvmlib.runs import RunError
-from lvmlib.scaling import ResampledCurve, resample_curves
+from lvmlib.scaling import ResampledCurve, percentiles, resample_curves
 from lvmlib.statistics import Interval, format_interval
 from lvmlib.study import load_study, missing_runs, read_plan
 
@@ -305,10 +305,8 @@ def _best_and_ridge(curves: dict[str, dict[str, ResampledCurve]]) -> str:
         ridge = laws.pop("ridge")
         top = max(laws, key=lambda name: laws[name].fit.reach())
         apart = laws[top].fit.reach() - ridge.fit.reach()
-        tail = (1 - ridge.level) / 2
-        low, high = (laws[top].draws["reach"] - ridge.draws["reach"]).quantile(
-            [tail, 1 - tail]
-        )
+        paired = laws[top].draws["reach"] - ridge.draws["reach"]
+        low, high = percentiles(paired, ridge.level)
         said.append(
             f"by the {form} the best of these networks, {top}, would then have "
             f"{laws[top].fit.reach():.4f} and ridge {ridge.fit.reach():.4f} "
