@@ -219,9 +219,9 @@ class State:
     batch: int = 0  # of them in the running epoch
     windows: int = 0  # in those
     seconds: float = 0.0  # spent on them
-    # Over them, sums of loss, cosine and gradient norm, and the norm's maximum. Each
-    # of several devices has its own, and their mean is what holds.
-    totals: Tensor = field(default_factory=lambda: torch.zeros(4))
+    # Over them, sums of loss, cosine and gradient norm, the norm's maximum, and the
+    # update that had it. Each of several devices has its own, and their mean holds.
+    totals: Tensor = field(default_factory=lambda: torch.zeros(5))
     best_cosine: float = -2.0
     history: list[dict[str, float]] = field(default_factory=list)  # finished epochs
 
@@ -256,7 +256,8 @@ def train(
     -------
     history : DataFrame
         A row an epoch: epoch, step, learning_rate, train_loss, train_cosine,
-        validation_loss, validation_cosine, gradient_norm, gradient_norm_max, seconds.
+        validation_loss, validation_cosine, gradient_norm, gradient_norm_max,
+        gradient_norm_max_step (the update that had it), seconds.
         Losses are mean squared errors per dimension of raw outputs. Training figures
         are means over the epoch with dropout on.
 
@@ -362,7 +363,9 @@ def _update(
     with torch.no_grad():  # kept on the device: reading a number would wait for it
         cosine = F.cosine_similarity(raw, target).sum() * fabric.world_size
         state.totals[:3] += torch.stack([loss * size, cosine, norm])
-        state.totals[3] = torch.maximum(state.totals[3], norm)
+        steepest = torch.stack([norm, torch.full_like(norm, state.step + 1)])
+        highest = norm > state.totals[3]
+        state.totals[3:] = torch.where(highest, steepest, state.totals[3:])
     state.step, state.batch = state.step + 1, state.batch + 1
     state.windows += size
 
@@ -389,7 +392,7 @@ def _finish_epoch(
     totals: list[float],
     folder: Path,
 ) -> None:
-    loss, cosine, norm, norm_max = totals
+    loss, cosine, norm, norm_max, norm_max_step = totals
     model, scheduler = parts["model"], parts["scheduler"]
     row = {
         "epoch": len(state.history) + 1,
@@ -399,6 +402,7 @@ def _finish_epoch(
         "train_cosine": cosine / state.windows,
         "gradient_norm": norm / state.batch,
         "gradient_norm_max": norm_max,
+        "gradient_norm_max_step": round(norm_max_step),
         "seconds": state.seconds,
         "windows": state.windows,
     }

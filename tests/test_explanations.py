@@ -22,6 +22,7 @@ def test_a_fall_is_a_return_to_the_level_from_above():
 
 def test_graphmert_versions(tmp_path):
     collapsed = {"train_cosine": [0.5, 0.2], "gradient_norm_max": [90.0, 4.0]}
+    collapsed |= {"gradient_norm_max_step": [7, 19]}
     plain = {"history": collapsed, "status": "collapsed", "used": {"warmup": 0.0}}
     write_run(tmp_path, "graphmert", SMALL, 0.3, **plain)
     for size, cosine in ((SMALL, 0.5), (LARGE, 0.52)):
@@ -32,11 +33,12 @@ def test_graphmert_versions(tmp_path):
     row = table.loc[("graphmert", "80,634")]
     assert row["fell back at epoch (by update)"] == "2 (20)"
     assert row["best training cosine (epoch)"] == "0.5000 (1)"
-    assert row["largest gradient norm (epoch)"] == "90 (1)"
+    assert row["largest gradient norm (epoch, update)"] == "90 (1, 7)"
     assert row["warm-up"] == "0%"
     smooth = table.loc[("graphmert-smooth", "232,605")]
     assert smooth["mask"] == "smooth"
     assert smooth["fell back at epoch (by update)"] == "—"
+    assert smooth["largest gradient norm (epoch, update)"] == "4 (2, not kept)"
     said = explanations.graphmert_said(rows, everything)
     assert "**Collapsed:** graphmert at 80,634 (controlled)." in said
     assert "graphmert-smooth differs from graphmert by +0.2000" in said

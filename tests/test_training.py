@@ -163,6 +163,7 @@ def test_an_epoch_is_the_plain_loop_with_clipping(dataset, split, tmp_path):
     assert row["train_cosine"] == pytest.approx(np.mean(cosines), abs=1e-5)
     assert row["gradient_norm"] == pytest.approx(np.mean(norms), rel=1e-4)
     assert row["gradient_norm_max"] == pytest.approx(max(norms), rel=1e-4)
+    assert row["gradient_norm_max_step"] == 1 + np.argmax(norms)
     assert max(norms) > 1
     assert (row["epoch"], row["step"]) == (1, len(norms))
     assert row["windows"] == len(split.train) == len(losses)

@@ -41,7 +41,8 @@ def graphmert_runs(everything: pd.DataFrame, reported: pd.DataFrame) -> pd.DataF
 
     Adds the recipe (warmup, mask), the constant-mean `level`, and epochs: of the best
     training cosine (`peak`), of the fall back to the level (`fell`: NaN if it did not)
-    and of the largest gradient norm (`steepest`).
+    and of the largest gradient norm (`steepest`, with its update in `steepest_step`:
+    NaN in histories of before it was kept).
     """
     rows = []
     for runs in (reported, everything):
@@ -58,6 +59,7 @@ def graphmert_runs(everything: pd.DataFrame, reported: pd.DataFrame) -> pd.DataF
                 | {"peak": cosine.idxmax(), "peak_cosine": cosine.max()}
                 | {"fell": fell, "fell_step": history["step"].get(fell, np.nan)}
                 | {"steepest": norms.idxmax(), "norm": norms.max()}
+                | {"steepest_step": _step_of(history, norms.idxmax())}
             )
     unique = pd.DataFrame(rows)
     return unique.drop_duplicates("folder") if rows else unique
@@ -70,6 +72,10 @@ def fall(cosine: pd.Series, level: float) -> float:
     return float(after.idxmax()) if after.any() else float("nan")
 
 
+def _step_of(history: pd.DataFrame, epoch: int) -> float:
+    return history.get("gradient_norm_max_step", pd.Series()).get(epoch, float("nan"))
+
+
 def graphmert_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Format what `graphmert_runs` returns."""
     if rows.empty:
@@ -77,7 +83,7 @@ def graphmert_table(rows: pd.DataFrame) -> pd.DataFrame:
     digits = "{:.4f}".format
     peaks = zip(rows["peak_cosine"].map(digits), rows["peak"], strict=True)
     falls = zip(rows["fell"], rows["fell_step"], strict=True)
-    norms = zip(rows["norm"], rows["steepest"], strict=True)
+    norms = zip(rows["norm"], rows["steepest"], rows["steepest_step"], strict=True)
     return pd.DataFrame(
         {
             "entry": rows["entry"],
@@ -89,7 +95,10 @@ def graphmert_table(rows: pd.DataFrame) -> pd.DataFrame:
             "best training cosine (epoch)": [f"{c} ({e})" for c, e in peaks],
             "last": [digits(h["train_cosine"].iloc[-1]) for h in rows["history"]],
             "constant mean": rows["level"].map(digits),
-            "largest gradient norm (epoch)": [f"{n:.3g} ({e})" for n, e in norms],
+            "largest gradient norm (epoch, update)": [
+                f"{n:.3g} ({e}, {'not kept' if np.isnan(step) else f'{step:,.0f}'})"
+                for n, e, step in norms
+            ],
             "test cosine": rows["test_cosine"].map(digits),
             "warm-up": rows["warmup"].map("{:.0%}".format),
             "mask": rows["mask"],
