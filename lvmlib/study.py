@@ -250,7 +250,8 @@ def load_study(path: str | Path) -> pd.DataFrame:
     Raises
     ------
     RunError
-        If there is no finished run, or the runs are on different datasets.
+        If there is no finished run, the runs are on different datasets, or the folder
+        has a study's folder of runs somewhere below (whose entries would be mixed up).
     """
     path = Path(path)
     if path.suffix == ".csv":  # hashes may look like numbers, such as 12e4567
@@ -258,6 +259,10 @@ def load_study(path: str | Path) -> pd.DataFrame:
     plan = read_plan(path)
     folders = [f for f, run in plan.items() if answers(f, run["recipe_hash"])]
     if not plan:
+        for deeper in path.rglob("study.json"):
+            raise RunError(
+                f"{path} is not a study's folder of runs: give {deeper.parent}."
+            )
         folders = sorted(file.parent for file in path.rglob("run.json"))
     rows = [_row(path, folder) for folder in folders]
     if not rows:

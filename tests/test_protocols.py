@@ -90,5 +90,17 @@ def test_each_cause_alone(study):
     assert steps["seeds"] == 3
     said = protocols.cause_said(found.reset_index())
     assert "*Not measured yet:* the causes other exam." in said
+    assert "leaky − controlled): amn +0.1200 at 232,605." in said
     table = protocols.cause_table(found.reset_index())
     assert table["difference, 95% interval"][0] == "+0.1200"
+
+
+def test_a_cause_at_two_sizes_alters_the_gain_from_more_data(study):
+    for size, validation in ((SMALL, 0.6), (LARGE, 0.52)):
+        leaky = {"used": {"protocol": "leaky"}, "validation_cosine": validation}
+        write_run(study, "amn-leaky", size, 0.5, **leaky, six=0.5)
+    everything = load_study(study)
+    said = protocols.cause_said(protocols.causes(everything[:0], everything))
+    # Leads over six numbers: 0.1 and 0.02 when leaky, 0 when controlled.
+    told = "amn +0.1000 at 80,634, +0.0200 at 232,605, which adds −0.0800 to what more"
+    assert told in said

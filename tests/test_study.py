@@ -366,6 +366,11 @@ def test_without_a_plan_all_runs_below_are_read(finished, copied):
     assert one["architecture"].tolist() == one["entry"].tolist() == ["amn"]
 
 
+def test_a_folder_above_a_study_is_refused_by_name(copied):
+    with pytest.raises(RunError, match=f"folder of runs: give {copied.folder}"):
+        load_study(copied.folder.parent)
+
+
 def test_nothing_finished_is_an_error(tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(RunError) as error:

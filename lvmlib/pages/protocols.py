@@ -228,16 +228,24 @@ def cause_table(found: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def _effect(entry: str, cells: pd.DataFrame) -> str:
+    """Say what a cause does at each size, and so to the gain from more data."""
+    sizes = zip(cells["estimate"], cells["size"], strict=True)
+    said = f"{entry} {listed([f'{signed(e, 4)} at {size:,}' for e, size in sizes])}"
+    if len(cells) == 1:
+        return said
+    altered = cells["estimate"].iloc[-1] - cells["estimate"].iloc[0]
+    return f"{said}, which adds {signed(altered, 4)} to what more data seems to give"
+
+
 def cause_said(found: pd.DataFrame) -> str:
     """Say how large each cause's effect is, and which causes are not measured."""
     said = []
     first = found.groupby("cause", sort=False)["what"].first()
     for cause, what in first.items():
-        part = found[found["what"] == what]
-        said.append(
-            f"**{cause.capitalize()}** ({what}): {span(part['estimate'], 4)}, "
-            f"{', '.join(part['entry'].unique())}."
-        )
+        part = found[found["what"] == what].groupby("entry", sort=False)
+        effects = [_effect(entry, cells.sort_values("size")) for entry, cells in part]
+        said.append(f"**{cause.capitalize()}** ({what}): {'; '.join(effects)}.")
     lack = [cause for cause in CAUSES if cause not in first.index]
     if lack:
         said.append(not_measured(f"the causes {', '.join(lack)}"))
