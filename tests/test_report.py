@@ -138,3 +138,9 @@ def test_one_epoch_has_one_tick():
     plots.whole_epochs(axes)
     assert {tick for tick in axes.get_xticks() if 0.5 < tick < 1.5} == {1}
     plots.plt.close(figure)
+
+
+def test_signs():
+    assert report.signed(0.01234, 4) == "+0.0123"
+    assert report.signed(-0.01234, 4) == "−0.0123"
+    assert report.signed(-0.00002, 4) == "+0.0000"

@@ -200,8 +200,8 @@ def finding(run: Run) -> str:
 
 
 def signed(number: float, digits: int = 3) -> str:
-    """Return a number with its sign, the minus a true one."""
-    return f"{number:+.{digits}f}".replace("-", "−")
+    """Return a number with its sign, the minus a true one; what rounds to 0 has +."""
+    return f"{number:+z.{digits}f}".replace("-", "−")
 
 
 def counted(number: int, noun: str) -> str:
