@@ -259,7 +259,8 @@ def load_study(path: str | Path) -> pd.DataFrame:
     plan = read_plan(path)
     folders = [f for f, run in plan.items() if answers(f, run["recipe_hash"])]
     if not plan:
-        for deeper in path.rglob("study.json"):
+        deeper = next(path.rglob("study.json"), None)
+        if deeper:
             raise RunError(
                 f"{path} is not a study's folder of runs: give {deeper.parent}."
             )

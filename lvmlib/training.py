@@ -364,8 +364,9 @@ def _update(
         cosine = F.cosine_similarity(raw, target).sum() * fabric.world_size
         state.totals[:3] += torch.stack([loss * size, cosine, norm])
         steepest = torch.stack([norm, torch.full_like(norm, state.step + 1)])
-        highest = norm > state.totals[3]
-        state.totals[3:] = torch.where(highest, steepest, state.totals[3:])
+        largest = state.totals[3]
+        higher = ~(norm <= largest) & ~largest.isnan()  # the first NaN stays
+        state.totals[3:] = torch.where(higher, steepest, state.totals[3:])
     state.step, state.batch = state.step + 1, state.batch + 1
     state.windows += size
 

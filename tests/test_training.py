@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from dataclasses import replace
@@ -167,6 +168,18 @@ def test_an_epoch_is_the_plain_loop_with_clipping(dataset, split, tmp_path):
     assert max(norms) > 1
     assert (row["epoch"], row["step"]) == (1, len(norms))
     assert row["windows"] == len(split.train) == len(losses)
+
+
+def test_the_first_norm_that_is_no_number_is_the_largest(
+    dataset, split, tmp_path, monkeypatch
+):
+    norms = itertools.chain([1.0, 3.0, 2.0], itertools.repeat(math.nan))
+    monkeypatch.setattr(training, "clip_gradients", lambda _: torch.tensor(next(norms)))
+    recipe = replace(RECIPE, epochs=2, batch_size=len(split.train) // 5)
+    history = train(loud(), dataset, split, recipe, 0, tmp_path)
+    assert history["gradient_norm_max"].isna().all()
+    assert history["gradient_norm_max_step"][0] == 4
+    assert history["gradient_norm_max_step"][1] == history["step"][0] + 1
 
 
 def test_the_gradient_norm_is_the_one_before_clipping(dataset, split, tmp_path):

@@ -51,15 +51,15 @@ def graphmert_runs(everything: pd.DataFrame, reported: pd.DataFrame) -> pd.DataF
             history, used = run.history.set_index("epoch"), run.info["parameters"]
             level = run.info["training_mean_cosine"]
             cosine, norms = history["train_cosine"], history["gradient_norm_max"]
-            fell = fall(cosine, level)
+            fell, steepest = fall(cosine, level), history.loc[norms.idxmax()]
             rows.append(
                 row
                 | {"warmup": used["warmup"], "level": level, "history": history}
                 | {"mask": used.get("mask", model_options("graphmert")["mask"])}
                 | {"peak": cosine.idxmax(), "peak_cosine": cosine.max()}
                 | {"fell": fell, "fell_step": history["step"].get(fell, np.nan)}
-                | {"steepest": norms.idxmax(), "norm": norms.max()}
-                | {"steepest_step": _step_of(history, norms.idxmax())}
+                | {"steepest": steepest.name, "norm": norms.max()}
+                | {"steepest_step": steepest.get("gradient_norm_max_step", np.nan)}
             )
     unique = pd.DataFrame(rows)
     return unique.drop_duplicates("folder") if rows else unique
@@ -70,10 +70,6 @@ def fall(cosine: pd.Series, level: float) -> float:
     at_level = cosine <= level + LEVEL_TOLERANCE
     after = at_level & (~at_level).cummax()
     return float(after.idxmax()) if after.any() else float("nan")
-
-
-def _step_of(history: pd.DataFrame, epoch: int) -> float:
-    return history.get("gradient_norm_max_step", pd.Series()).get(epoch, float("nan"))
 
 
 def graphmert_table(rows: pd.DataFrame) -> pd.DataFrame:
