@@ -197,6 +197,14 @@ def test_reported_changes_are_computed_from_the_reported_figures(study):
     assert table.loc["transformer", "our verdict"] == "not measured"
 
 
+def test_one_size_alone_is_shown_beside_the_reported_figures(study):
+    write_run(study, "graphmert", 100, 0, np.full(400, 0.25))
+    table = summary.reported_beside(load_study(study)).set_index("architecture")
+    row = table.loc["graphmert"]
+    assert (row["ours 100"], row["ours 200"]) == ("0.2500", "not measured")
+    assert row["our change"] == row["our verdict"] == "not measured"
+
+
 def test_limits_name_what_was_unequal(study):
     said = " ".join(summary.limits(load_study(study)))
     assert "100 to 200, 2.0 times" in said

@@ -435,6 +435,11 @@ def reported_beside(runs: pd.DataFrame) -> pd.DataFrame:
             percent = 100 * (mine["large"] / mine["small"] - 1)
             line["our change"] = signed(percent, 2) + "%"
             line["our verdict"] = mine["verdict"]
+        else:  # one of the sizes may be there, or seeds that do not pair
+            mine = runs[runs["entry"] == architecture]
+            means = mine.groupby("size")["test_cosine"].mean()
+            for size in means.index.intersection([small, large]):
+                line[f"ours {size:,}"] = f"{means[size]:.4f}"
         rows.append(line)
     return pd.DataFrame(rows).fillna("not measured")
 
