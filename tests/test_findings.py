@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from studies import LARGE, SMALL, noise, write_run
 
 from lvmlib.comparison import compare_sizes
@@ -52,7 +53,7 @@ def test_every_section_bears_missing_runs(tmp_path):
         protocols.protocols(runs[:0], runs)[1],
         protocols.cause_said(protocols.causes(runs[:0], runs)),
         findings.over_baselines(runs)[1],
-        findings.superiority_said(findings.superiority(runs, LARGE), runs, LARGE),
+        findings.superiority_said(findings.superiority(runs, LARGE), LARGE),
         findings.stories(runs)[1],
         explanations.graphmert_said(explanations.graphmert_runs(runs, runs[:0]), runs),
         explanations.rate_said(explanations.rates(runs), runs),
@@ -221,16 +222,38 @@ def test_superiority_is_the_share_of_seeds_and_documents(tmp_path):
     write_run(tmp_path, "lstm", LARGE, np.full(400, 0.6), seed=0)
     write_run(tmp_path, "transformer", LARGE, 0.9, status="collapsed")
     runs = load_study(tmp_path)
-    matrix = findings.superiority(runs, LARGE)
-    assert list(matrix) == ["amn", "gru", "lstm"]
-    assert matrix.loc["amn", "gru"] == pytest.approx(2 / 3)
-    assert matrix.loc["gru", "amn"] == pytest.approx(1 / 3)
-    assert matrix.loc["amn", "lstm"] == 0.5  # ties, at the common seed
-    assert matrix.loc["lstm", "gru"] == 1
-    said = findings.superiority_said(matrix, runs, LARGE)
-    assert "1 of 3 pairs are decided at 95%: lstm beats gru (1.00)." in said
-    assert "One seed only (lstm)" in said
-    assert findings.superiority_table(matrix)["amn"].tolist() == ["—", "0.33", "0.50"]
+    pairs = findings.superiority(runs, LARGE)
+    chance = pairs.set_index(["better", "worse"])["probability"]
+    assert set(pairs["better"]) == {"amn", "gru", "lstm"}
+    assert chance["amn", "gru"] == pytest.approx(2 / 3)
+    assert chance["gru", "amn"] == pytest.approx(1 / 3)
+    assert chance["amn", "lstm"] == 0.5  # ties, at the common seed
+    assert chance["lstm", "gru"] == 1
+    said = findings.superiority_said(pairs, LARGE)
+    assert "0 of 3 pairs are decided." in said
+    assert "on one seed, which another could turn: lstm over gru." in said
+    assert findings.superiority_table(pairs)["amn"].tolist() == ["—", "0.33", "0.50"]
+
+
+def test_few_seeds_that_agree_decide_nothing_by_themselves(tmp_path):
+    # amn is better with each of three seeds, by 0.01 to 0.19: t = 1.9 on 2 degrees of
+    # freedom. lstm is better than both by 0.3, but for noise of 0.001.
+    for seed, lead in enumerate((0.01, 0.10, 0.19)):
+        write_run(tmp_path, "amn", LARGE, 0.4 + lead, seed=seed)
+        write_run(tmp_path, "gru", LARGE, 0.4, seed=seed)
+        write_run(tmp_path, "lstm", LARGE, 0.7 + lead + seed / 1000, seed=seed)
+    pairs = findings.superiority(load_study(tmp_path), LARGE)
+    row = pairs.set_index(["better", "worse"]).loc
+    assert row["amn", "gru"]["probability"] == 1
+    assert row["amn", "gru"]["adjusted_p"] == pytest.approx(
+        stats.ttest_1samp([0.01, 0.10, 0.19], 0).pvalue
+    )
+    assert not row["amn", "gru"]["decided"]
+    assert row["lstm", "amn"]["decided"]
+    assert not row["amn", "lstm"]["decided"]
+    said = findings.superiority_said(pairs, LARGE)
+    assert "lstm beats amn (1.00)" in said
+    assert "leave the mean difference uncertain: amn over gru (1.00, p = 0.194)" in said
 
 
 def test_documents_are_drawn_with_replacement():

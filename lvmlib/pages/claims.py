@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 
-import numpy as np
 import pandas as pd
 
 from lvmlib.comparison import BASELINES, compare_sizes, over_baseline
@@ -289,41 +288,36 @@ def minutes(evidence: Evidence, low: float, high: float) -> Result:
 # --- what networks against each other decide -----------------------------------------
 
 
-def _wins(evidence: Evidence, architecture: str, others: list[str]) -> pd.Series:
-    """Return P(architecture beats other) at the smaller size; NaN below two seeds."""
-    small = evidence.runs[evidence.runs["size"] == evidence.sizes[0]]
-    counts = small.groupby("entry")["seed"].transform("nunique")
-    matrix = findings.superiority(small[counts > 1], evidence.sizes[0])
-    others = [a for a in others if a != architecture]
-    if architecture not in matrix:
-        return pd.Series(np.nan, index=others)
-    return matrix.loc[architecture].reindex(others)
-
-
-def _wins_said(architecture: str, wins: pd.Series) -> str:
-    texts = (
-        f"{a} {'not measured with two seeds' if np.isnan(p) else format(p, '.2f')}"
-        for a, p in wins.items()
-    )
-    return f"P({architecture} is better) than {'; '.join(texts)}"
+def _rivals(
+    evidence: Evidence, architecture: str, others: list[str]
+) -> tuple[set[str], set[str], str]:
+    """Return whom it beats, who beats it, decided at the smaller size, and say it."""
+    pairs = findings.superiority(evidence.runs, evidence.sizes[0])
+    decided = pairs[pairs["decided"]]
+    beaten = set(decided["worse"][decided["better"] == architecture])
+    beating = set(decided["better"][decided["worse"] == architecture])
+    mine = pairs[(pairs["better"] == architecture) & (pairs["seeds"] > 1)]
+    wins = mine.set_index("worse")["probability"].map("{:.2f}".format)
+    texts = (f"{a} {wins.get(a, 'not measured with two seeds')}" for a in others)
+    return beaten, beating, f"P({architecture} is better) than {'; '.join(texts)}"
 
 
 def beats_all(
     evidence: Evidence, architecture: str, architectures: list[str]
 ) -> Result:
-    """At the smaller size it beats every other one with a probability above 0.95."""
-    wins = _wins(evidence, architecture, architectures)
-    holds, fails = (wins > findings.SURE).all(), (wins < 1 - findings.SURE).any()
-    return decide(holds, fails), _wins_said(architecture, wins)
+    """At the smaller size it is decided that it beats every other one."""
+    others = [a for a in architectures if a != architecture]
+    beaten, beating, said = _rivals(evidence, architecture, others)
+    return decide(beaten.issuperset(others), not beating.isdisjoint(others)), said
 
 
 def beaten_by_all(
     evidence: Evidence, architecture: str, architectures: list[str]
 ) -> Result:
-    """At the smaller size every other one beats it."""
-    wins = _wins(evidence, architecture, architectures)
-    holds, fails = (wins < 1 - findings.SURE).all(), (wins > findings.SURE).any()
-    return decide(holds, fails), _wins_said(architecture, wins)
+    """At the smaller size it is decided that every other one beats it."""
+    others = [a for a in architectures if a != architecture]
+    beaten, beating, said = _rivals(evidence, architecture, others)
+    return decide(beating.issuperset(others), not beaten.isdisjoint(others)), said
 
 
 def balanced(evidence: Evidence, architecture: str) -> Result:

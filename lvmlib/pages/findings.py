@@ -36,10 +36,10 @@ from lvmlib.pages.summary import (
 )
 from lvmlib.runs import RunError
 from lvmlib.scaling import ResampledCurve, percentiles, resample_curves
-from lvmlib.statistics import Interval, format_interval
+from lvmlib.statistics import Interval, clustered_interval, format_interval, holm
 from lvmlib.study import load_study, missing_runs, read_plan
 
-SURE = 0.95  # a probability of beating another that counts as decided
+SURE = 0.95  # the probability of beating another that a decided pair needs
 STORIES = {
     "cosine": "cosine",
     "contrastive accuracy": "contrastive",
@@ -354,26 +354,46 @@ def over_baselines(runs: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 def superiority(
     runs: pd.DataFrame, size: int, resamples: int = 2000, seed: int = 0
 ) -> pd.DataFrame:
-    """Return P(row beats column), over seeds and documents (arXiv 2103.03098).
+    """Ask of every two networks which is better, over seeds and documents.
 
-    A hierarchical bootstrap: draw a seed, then as many documents as the exam has, with
-    replacement; ties count half. One seed a draw, not a mean over seeds: the question
-    is which of two models wins that are each trained once. Seeds are paired, since a
-    seed gives both architectures the same training documents. Entries whose training
-    failed are left out. NaN: no common seed.
+    The probability is a hierarchical bootstrap's (arXiv 2103.03098): draw a seed, then
+    as many documents as the exam has, with replacement; ties count half. One seed a
+    draw, not a mean over seeds: the question is which of two models wins that are each
+    trained once. Seeds are paired, since a seed gives both architectures the same
+    training documents. Entries whose training failed are left out.
+
+    Few seeds that agree make a probability of 1, whatever the next would do. So a pair
+    is `decided` only if, besides, it has two seeds and its mean difference is no zero
+    by Holm's correction over such pairs, as in the ranking.
+
+    Returns
+    -------
+    DataFrame
+        Two rows a pair, each the other's mirror, in the study's order: better, worse,
+        probability that `better` beats `worse`, seeds in common, adjusted_p (NaN with
+        one seed), decided.
     """
     cell = runs[(runs["size"] == size) & (runs["status"] == "trained")]
     groups = dict(list(cell.groupby("entry", sort=False)))
-    matrix = pd.DataFrame(np.nan, index=list(groups), columns=list(groups))
+    rows = []
     for a, b in combinations(groups, 2):
         seeds = sorted(set(groups[a]["seed"]) & set(groups[b]["seed"]))
         if not seeds:
             continue
         pair = [groups[entry].set_index("seed").loc[seeds] for entry in (a, b)]
         (one, documents), (other, _) = (window_scores(side) for side in pair)
+        p = clustered_interval(one - other, documents).p_value
         share = _win_share(one - other, documents, resamples, seed)
-        matrix.loc[a, b], matrix.loc[b, a] = share, 1 - share
-    return matrix
+        rows.append((a, b, share, len(seeds), p if len(seeds) > 1 else np.nan))
+    columns = ["better", "worse", "probability", "seeds", "adjusted_p"]
+    pairs = pd.DataFrame(rows, columns=columns)
+    several = pairs["seeds"] > 1
+    pairs.loc[several, "adjusted_p"] = holm(pairs["adjusted_p"][several])
+    mirror = pairs.rename(columns={"better": "worse", "worse": "better"})
+    mirror["probability"] = 1 - mirror["probability"]
+    both = pd.concat([pairs, mirror], ignore_index=True)
+    certain = both["adjusted_p"] < 1 - SURE
+    return both.assign(decided=certain & (both["probability"] > SURE))
 
 
 def _win_share(
@@ -389,31 +409,53 @@ def _win_share(
     return float(((means > 0) + 0.5 * (means == 0)).mean())
 
 
-def superiority_table(matrix: pd.DataFrame) -> pd.DataFrame:
+def superiority_table(pairs: pd.DataFrame) -> pd.DataFrame:
     """Format what `superiority` returns; rows and columns in the study's order."""
-    if len(matrix) < 2:
+    if pairs.empty:
         return pd.DataFrame()
-    text = matrix.map(lambda p: "—" if np.isnan(p) else f"{p:.2f}")
+    matrix = pairs.set_index(["better", "worse"])["probability"].unstack()
+    order = list(dict.fromkeys([*pairs["better"], *pairs["worse"]]))
+    text = matrix.loc[order, order].map(lambda p: "—" if np.isnan(p) else f"{p:.2f}")
+    text.columns.name = None
     return text.rename_axis("P(row beats column)").reset_index()
 
 
-def superiority_said(matrix: pd.DataFrame, runs: pd.DataFrame, size: int) -> str:
-    """Say which pairs are decided, and how many are not."""
-    if len(matrix) < 2:
+def superiority_said(pairs: pd.DataFrame, size: int) -> str:
+    """Say which pairs are decided, and why others that look so are not."""
+    if pairs.empty:
         return not_measured(f"two trained networks at {size:,} vectors")
-    sure = [(a, b) for a in matrix for b in matrix if matrix.loc[a, b] > SURE]
-    pairs = int(matrix.notna().to_numpy().sum()) // 2
-    won = "; ".join(f"{a} beats {b} ({matrix.loc[a, b]:.2f})" for a, b in sure)
-    seeds = runs[(runs["size"] == size) & runs["entry"].isin(matrix.index)]
-    counts = seeds.groupby("entry")["seed"].nunique()
-    text = (
-        f"At {size:,} vectors {len(sure)} of {pairs} pairs are decided at "
-        f"{SURE:.0%}{': ' + won if won else ''}."
-    )
-    if counts.min() < 2:
-        text += f" One seed only ({', '.join(counts.index[counts < 2])}): another seed "
-        text += "could turn those pairs."
-    return text
+    decided = pairs[pairs["decided"]]
+    said = [
+        f"At {size:,} vectors {len(decided)} of {len(pairs) // 2} pairs are decided"
+        f"{': ' if len(decided) else ''}"
+        + "; ".join(
+            f"{better} beats {worse} ({p:.2f})"
+            for better, worse, p in decided.iloc[:, :3].to_numpy()
+        )
+        + "."
+    ]
+    likely = pairs[~pairs["decided"] & (pairs["probability"] > SURE)]
+    few = likely[likely["seeds"] > 1]
+    if len(few):
+        said.append(
+            f"Above {SURE}, but their few seeds leave the mean difference uncertain: "
+            + "; ".join(
+                f"{pair.better} over {pair.worse} ({pair.probability:.2f}, "
+                f"p = {pair.adjusted_p:.3f})"
+                for pair in few.itertuples()
+            )
+            + "."
+        )
+    single = likely[likely["seeds"] == 1]
+    if len(single):
+        said.append(
+            f"Above {SURE} on one seed, which another could turn: "
+            + "; ".join(
+                f"{pair.better} over {pair.worse}" for pair in single.itertuples()
+            )
+            + "."
+        )
+    return " ".join(said)
 
 
 def stories(runs: pd.DataFrame) -> tuple[pd.DataFrame, str]:
