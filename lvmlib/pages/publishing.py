@@ -130,32 +130,41 @@ def headline(everything: pd.DataFrame) -> str:
     small, large = headline_sizes(runs)
     before, arms = sides(everything)
     after = arms[runs["arm"].iloc[0]]
-    changes, at_equal_updates = _changes(before, after), _changes(before, arms["steps"])
-    if not changes or small == large:
+    changes, at_equal_updates = (
+        _changes(before, other) for other in (after, arms["steps"])
+    )
+    if changes.empty or small == large:
         return "No network was trained on two sizes of the training set yet."
     best = after.groupby("entry")["test_cosine"].mean()
     name, cosine = best_baseline(after)
+    documents = after["test_documents"].iloc[0]
     return (
-        f"Training on {large:,} vectors instead of {small:,} changed the cosine on "
-        f"{after['test_documents'].iloc[0]} unseen documents by {changes} at equal "
-        f"epochs, so with more updates too; at equal updates by "
-        f"{at_equal_updates or 'an amount not measured yet'}. With {large:,} vectors "
-        f"the best network so far, {best.idxmax()}, has {best.max():.4f} and "
+        f"Training on {large:,} vectors instead of {small:,} raised the cosine on "
+        f"{documents} unseen documents {_raised(changes)} at equal epochs, so with "
+        f"more updates too; at equal updates {_raised(at_equal_updates)}. At {large:,} "
+        f"vectors the best network, {best.idxmax()}, has {best.max():.4f} and "
         f"{BASELINES[name]}, which is no network, {cosine:.4f}."
     )
 
 
-def _changes(before: pd.DataFrame, after: pd.DataFrame) -> str:
-    """List each entry's mean change, paired by seed."""
-    said = []
-    for entry, cell in before.groupby("entry", sort=False):
-        old = cell.set_index("seed")["test_cosine"]
-        new = after[after["entry"] == entry].set_index("seed")["test_cosine"]
-        pairs = (new - old).dropna()
-        if len(pairs):
-            seeds = counted(len(pairs), "seed")
-            said.append(f"{signed(pairs.mean(), 4)} ({entry}, {seeds})")
-    return ", ".join(said)
+def _changes(before: pd.DataFrame, after: pd.DataFrame) -> pd.Series:
+    """Return the change of each pair of runs, of one entry and seed."""
+    old, new = (
+        side.set_index(["entry", "seed"])["test_cosine"] for side in (before, after)
+    )
+    return (new.reindex(old.index) - old).dropna()
+
+
+def _raised(changes: pd.Series) -> str:
+    """Say in how many pairs the score rose, and each entry's mean change."""
+    if changes.empty:
+        return "not measured yet"
+    means = ", ".join(
+        f"{signed(cell.mean(), 4)} ({entry}, {counted(len(cell), 'seed')})"
+        for entry, cell in changes.groupby("entry", sort=False)
+    )
+    pairs = counted(len(changes), "pair")
+    return f"in {(changes > 0).sum()} of {pairs} of runs, by {means}"
 
 
 def tell_readme(readme: Path, sentence: str) -> None:
