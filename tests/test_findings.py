@@ -85,6 +85,14 @@ def test_contrast_at_equal_epochs_and_equal_updates(study):
     assert said.endswith("*Not measured yet:* equal updates of gru.")
 
 
+def test_updates_are_those_of_the_seeds_compared(tmp_path):
+    write_run(tmp_path, "amn", LARGE, 0.5, steps=30)
+    for seed, steps in enumerate((10, 20)):  # seed 1 has no partner
+        write_run(tmp_path, "amn", SMALL, 0.5, seed=seed, steps=steps)
+    (updates,) = findings.contrasts(load_study(tmp_path))["updates"]
+    assert updates == "10 → 30"
+
+
 def test_one_seed_takes_no_part_in_holms_correction(study):
     rng = np.random.default_rng(0)
     for size in (SMALL, LARGE):

@@ -144,10 +144,10 @@ def contrasts(everything: pd.DataFrame) -> pd.DataFrame:
     tables = []
     for arm, after in arms.items() if small < large else ():
         table = compare_sizes(pd.concat([before, after]), small, large)
-        updates = [cell.groupby("entry")["steps"].mean() for cell in (before, after)]
+        pairs = before.merge(after, on=["entry", "seed"]).groupby("entry")
+        updates = pairs[["steps_x", "steps_y"]].mean()
         table["updates"] = [
-            f"{updates[0][entry]:,.0f} → {updates[1][entry]:,.0f}"
-            for entry in table["entry"]
+            "{:,.0f} → {:,.0f}".format(*updates.loc[entry]) for entry in table["entry"]
         ]
         tables.append(table.assign(arm=ARMS[arm]))
     columns = ["arm", "entry", "small", "large", "updates", "interval", "adjusted_p"]
