@@ -99,16 +99,36 @@ def baseline_means(runs: pd.DataFrame) -> pd.DataFrame:
     return sets.groupby("size")[list(columns)].mean().rename(columns=columns)
 
 
-def compare(
+def paired_differences(
     after: pd.DataFrame, before: pd.DataFrame, column: Score = "cosine"
-) -> Interval:
-    """Return the interval of after − before, paired by seed and test window."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Subtract `before` from `after`, paired by seed and test window.
+
+    Returns
+    -------
+    differences : (S, W)
+        A row a seed that both have, in ascending order; at least one.
+    documents : (W,)
+        The document of each window.
+
+    Raises
+    ------
+    ValueError
+        If the two sides were not scored on the same test windows.
+    """
     seeds = sorted(set(after["seed"]) & set(before["seed"]))
     pair = [runs.set_index("seed").loc[seeds].reset_index() for runs in (after, before)]
     (new, documents), (old, others) = (window_scores(runs, column) for runs in pair)
     if not np.array_equal(documents, others):
         raise ValueError("the two sides were scored on other test windows.")
-    return clustered_interval(new - old, documents)
+    return new - old, documents
+
+
+def compare(
+    after: pd.DataFrame, before: pd.DataFrame, column: Score = "cosine"
+) -> Interval:
+    """Return the interval of after − before, paired by seed and test window."""
+    return clustered_interval(*paired_differences(after, before, column))
 
 
 def over_baseline(runs: pd.DataFrame, baseline: str) -> Interval:

@@ -61,6 +61,11 @@ class Evidence:
         """The contrast of the main arm, a row an architecture."""
         return compare_sizes(self.runs, *self.sizes).set_index("entry")
 
+    @cached_property
+    def pairs(self) -> pd.DataFrame:
+        """Which of every two networks is better at the smaller size."""
+        return findings.superiority(self.runs, self.sizes[0])
+
     def verdicts(self, architectures: list[str]) -> list[str]:
         """Return the contrast's verdicts; "not measured" where runs are missing."""
         return [self.changes["verdict"].get(a, "not measured") for a in architectures]
@@ -292,7 +297,7 @@ def _rivals(
     evidence: Evidence, architecture: str, others: list[str]
 ) -> tuple[set[str], set[str], str]:
     """Return whom it beats, who beats it, decided at the smaller size, and say it."""
-    pairs = findings.superiority(evidence.runs, evidence.sizes[0])
+    pairs = evidence.pairs
     decided = pairs[pairs["decided"]]
     beaten = set(decided["worse"][decided["better"] == architecture])
     beating = set(decided["better"][decided["worse"] == architecture])

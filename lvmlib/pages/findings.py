@@ -21,9 +21,9 @@ from lvmlib.comparison import (
     compare,
     compare_sizes,
     over_baseline,
+    paired_differences,
     registered,
     scores_by_size,
-    window_scores,
 )
 from lvmlib.pages.report import signed, span
 from lvmlib.pages.summary import (
@@ -377,14 +377,13 @@ def superiority(
     groups = dict(list(cell.groupby("entry", sort=False)))
     rows = []
     for a, b in combinations(groups, 2):
-        seeds = sorted(set(groups[a]["seed"]) & set(groups[b]["seed"]))
-        if not seeds:
+        if not set(groups[a]["seed"]) & set(groups[b]["seed"]):
             continue
-        pair = [groups[entry].set_index("seed").loc[seeds] for entry in (a, b)]
-        (one, documents), (other, _) = (window_scores(side) for side in pair)
-        p = clustered_interval(one - other, documents).p_value
-        share = _win_share(one - other, documents, resamples, seed)
-        rows.append((a, b, share, len(seeds), p if len(seeds) > 1 else np.nan))
+        differences, documents = paired_differences(groups[a], groups[b])
+        share = _win_share(differences, documents, resamples, seed)
+        p = clustered_interval(differences, documents).p_value
+        seeds = len(differences)
+        rows.append((a, b, share, seeds, p if seeds > 1 else np.nan))
     columns = ["better", "worse", "probability", "seeds", "adjusted_p"]
     pairs = pd.DataFrame(rows, columns=columns)
     several = pairs["seeds"] > 1
@@ -424,38 +423,28 @@ def superiority_said(pairs: pd.DataFrame, size: int) -> str:
     """Say which pairs are decided, and why others that look so are not."""
     if pairs.empty:
         return not_measured(f"two trained networks at {size:,} vectors")
-    decided = pairs[pairs["decided"]]
-    said = [
+    decided, few, single = [], [], []
+    for pair in pairs[pairs["probability"] > SURE].itertuples():
+        over, p = f"{pair.better} over {pair.worse}", f"{pair.probability:.2f}"
+        if pair.decided:
+            decided.append(f"{pair.better} beats {pair.worse} ({p})")
+        elif pair.seeds > 1:
+            few.append(f"{over} ({p}, p = {pair.adjusted_p:.3f})")
+        else:
+            single.append(over)
+    said = (
         f"At {size:,} vectors {len(decided)} of {len(pairs) // 2} pairs are decided"
-        f"{': ' if len(decided) else ''}"
-        + "; ".join(
-            f"{better} beats {worse} ({p:.2f})"
-            for better, worse, p in decided.iloc[:, :3].to_numpy()
+        f"{': ' if decided else ''}{'; '.join(decided)}."
+    )
+    if few:
+        said += (
+            f" Above {SURE}, but their few seeds leave the mean difference uncertain: "
         )
-        + "."
-    ]
-    likely = pairs[~pairs["decided"] & (pairs["probability"] > SURE)]
-    few = likely[likely["seeds"] > 1]
-    if len(few):
-        said.append(
-            f"Above {SURE}, but their few seeds leave the mean difference uncertain: "
-            + "; ".join(
-                f"{pair.better} over {pair.worse} ({pair.probability:.2f}, "
-                f"p = {pair.adjusted_p:.3f})"
-                for pair in few.itertuples()
-            )
-            + "."
-        )
-    single = likely[likely["seeds"] == 1]
-    if len(single):
-        said.append(
-            f"Above {SURE} on one seed, which another could turn: "
-            + "; ".join(
-                f"{pair.better} over {pair.worse}" for pair in single.itertuples()
-            )
-            + "."
-        )
-    return " ".join(said)
+        said += f"{'; '.join(few)}."
+    if single:
+        said += f" Above {SURE} on one seed, which another could turn: "
+        said += f"{'; '.join(single)}."
+    return said
 
 
 def stories(runs: pd.DataFrame) -> tuple[pd.DataFrame, str]:
