@@ -4,13 +4,13 @@ That they run top to bottom is checked by nbval in `make test`.
 """
 
 import ast
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
 import nbformat
+import papermill
 import pytest
+from papermill.exceptions import PapermillExecutionError
 from papermill.inspection import inspect_notebook
 
 from lvmlib.models import ARCHITECTURES
@@ -73,11 +73,13 @@ def test_papermill_and_the_library_know_the_same_parameters(name):
     ],
 )
 def test_a_misspelt_parameter_stops_the_notebook(tmp_path, notebook, misspelt, nearest):
-    command = [sys.executable, "-m", "papermill", "-k", "python3"]
-    command += [str(FOLDER / f"{notebook}.ipynb"), str(tmp_path / "out.ipynb")]
-    done = subprocess.run(
-        [*command, "-p", misspelt, "1"], capture_output=True, text=True
-    )
-    assert done.returncode != 0
-    assert f"Did you mean {nearest!r}?" in done.stderr
+    with pytest.raises(PapermillExecutionError) as error:
+        papermill.execute_notebook(
+            FOLDER / f"{notebook}.ipynb",
+            tmp_path / "out.ipynb",
+            parameters={misspelt: 1},
+            kernel_name="python3",
+            progress_bar=False,
+        )
+    assert f"Did you mean {nearest!r}?" in str(error.value)
     assert not list(tmp_path.rglob("run.json"))
