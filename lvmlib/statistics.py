@@ -209,7 +209,11 @@ def rank_ranges(
 
 
 def format_interval(interval: Interval, digits: int = 3, signed: bool = True) -> str:
-    """Text such as "+0.012 [−0.004, +0.028]"; unsigned for a plain score."""
-    spec = f"{'+' if signed else ''}z.{digits}f"
-    text = f"{interval.estimate:{spec}} [{interval.low:{spec}}, {interval.high:{spec}}]"
+    """Text such as "+0.012 [−0.004, +0.028]"; unsigned for a plain score.
+
+    An end that rounds to zero keeps its minus ("−0.000"): whether zero is inside shows.
+    """
+    sign, end = "+" if signed else "", f".{digits}f"
+    middle = f"{interval.estimate:{sign}z{end}}"
+    text = f"{middle} [{interval.low:{sign}{end}}, {interval.high:{sign}{end}}]"
     return text.replace("-", "−")

@@ -311,4 +311,4 @@ def test_ranks_of_one_name_and_of_unlike_shapes():
 def test_interval_as_text():
     assert format_interval(interval(-0.004, 0.028)) == "+0.012 [−0.004, +0.028]"
     assert format_interval(interval(0.5, 0.6), 2, signed=False) == "0.55 [0.50, 0.60]"
-    assert format_interval(interval(-0.0001, 0.0001)) == "+0.000 [+0.000, +0.000]"
+    assert format_interval(interval(-0.0002, 0.0001)) == "+0.000 [−0.000, +0.000]"

@@ -474,8 +474,8 @@ def limits(everything: pd.DataFrame) -> list[str]:
     if (runs["best_epoch"] == runs["epochs"]).any():
         share = (runs["best_epoch"] == runs["epochs"]).mean()
         said.append(
-            f"In {share:.0%} of the runs the last epoch was the best: they may not "
-            "have converged."
+            f"In {share:.0%} of the runs the last epoch was the best one: what more "
+            "epochs would give is not measured."
         )
     said.append(
         "Latencies were measured while this page was made, of one window at a time, "
