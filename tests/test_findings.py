@@ -333,7 +333,7 @@ def test_baselines_are_beside_the_networks_they_beat(study):
 
 def test_the_forest_has_a_row_an_entry_and_arm(study):
     changes = findings.contrasts(load_study(study))
-    figure = plots.forest(changes)
+    figure = plots.forest(changes, "More data")
     labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert labels == ["amn", "gru"]
     assert len(figure.axes[0].containers) == 2

@@ -156,6 +156,11 @@ def contrasts(everything: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(both)[columns] if both else pd.DataFrame(columns=columns)
 
 
+def contrast_title(small: int, large: int) -> str:
+    """Return what stands above the contrasts' figure and table."""
+    return f"Test cosine: {large:,} minus {small:,} training vectors"
+
+
 def contrast_table(changes: pd.DataFrame, small: int, large: int) -> pd.DataFrame:
     """Format what `contrasts` returns."""
     p_values = changes["adjusted_p"].map(_p_value)

@@ -167,12 +167,13 @@ def scaling(runs: pd.DataFrame) -> Figure:
     return figure
 
 
-def forest(changes: pd.DataFrame, margin: float = MARGIN) -> Figure:
-    """Draw the rows of `findings.contrasts` as intervals around a band of ±margin."""
+def forest(changes: pd.DataFrame, title: str) -> Figure:
+    """Draw the rows of `findings.contrasts` as intervals around a band of ±MARGIN."""
     entries = list(dict.fromkeys(changes["entry"]))
     arms = list(dict.fromkeys(changes["arm"]))
-    figure, axes = plt.subplots(figsize=(7, 1.6 + 0.55 * len(entries)))
-    axes.axvspan(-margin, margin, color="0.9", zorder=0)
+    # Narrower than the others: it has to be read on a phone, too.
+    figure, axes = plt.subplots(figsize=(6, 1.6 + 0.55 * len(entries)))
+    axes.axvspan(-MARGIN, MARGIN, color="0.9", zorder=0)
     axes.axvline(0, color="0.4", lw=1)
     looks = zip(arms, (NETWORK, BASELINE), "os", strict=False)
     for n, (arm, color, marker) in enumerate(looks):
@@ -188,8 +189,8 @@ def forest(changes: pd.DataFrame, margin: float = MARGIN) -> Figure:
     axes.set_yticks(np.arange(len(entries)) + 0.11 * (len(arms) - 1), entries)
     axes.invert_yaxis()
     axes.margins(y=0.2)
-    axes.set_title("Change of test cosine with more data")
-    axes.set_xlabel(f"change with 95% interval (band: ±{margin}, equivalent)")
+    axes.set_title(title)
+    axes.set_xlabel(f"change with 95% interval (band: ±{MARGIN}, equivalent)")
     if len(arms) > 1:
         figure.legend(loc="outside lower center", ncols=len(arms))
     return figure

@@ -280,7 +280,8 @@ def render(report: Path) -> None:
         changes = findings.contrasts(table)
         if len(changes):
             plots.set_style()
-            plots.forest(changes).savefig(report / "contrast.png", dpi=120)
+            title = findings.contrast_title(*headline_sizes(main_runs(table)))
+            plots.forest(changes, title).savefig(report / "contrast.png", dpi=120)
 
 
 def main() -> None:
