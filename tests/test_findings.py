@@ -139,10 +139,8 @@ def test_what_is_planned_and_missing_counts_as_the_least_certain(tmp_path):
     assert without["adjusted_p"][0] == pytest.approx(row.interval.p_value)
 
 
-def test_many_missing_runs_are_counted_by_entry(study):
-    plan = [("amn", SMALL, s) for s in range(4)] + [
-        ("lstm", SMALL, s) for s in range(7)
-    ]
+def write_plan(study, plan):
+    """Write study.json: runs planned in arm epochs, as (entry, size, seed)."""
     runs = [
         {
             "folder": f"{entry}/{size}/epochs/seed{seed}",
@@ -153,8 +151,28 @@ def test_many_missing_runs_are_counted_by_entry(study):
         for entry, size, seed in plan
     ]
     (study / "study.json").write_text(json.dumps({"title": "t", "runs": runs}))
+
+
+def test_many_missing_runs_are_counted_by_entry(study):
+    plan = [("amn", SMALL, s) for s in range(4)]
+    write_plan(study, plan + [("lstm", SMALL, s) for s in range(7)])
     (said,) = findings.missing(study)
     assert "8 of 11 planned runs are not started: amn (1), lstm (7)." in said
+
+
+def test_runs_for_side_questions_have_a_table_of_their_own(study):
+    write_run(study, "amn-leaky", LARGE, 0.5)
+    plan = [("amn", 5000, 0), ("amn", SMALL, 0), ("gru", SMALL, 0)]
+    write_plan(study, [*plan, ("amn-leaky", LARGE, 0), ("amn-leaky", LARGE, 1)])
+    main, aside = (
+        t.set_index("entry") for t in summary.grids(load_study(study), study)
+    )
+    assert main.index.tolist() == ["amn", "gru"]
+    assert main.columns.tolist() == ["5,000 vectors", "80,634 vectors"]
+    assert main["5,000 vectors"].tolist() == ["missing", "—"]
+    assert main.loc["gru", "80,634 vectors"] == '<a href="x.html">0.5000</a>'
+    assert aside.index.tolist() == ["amn-leaky"]
+    assert aside.columns.tolist() == ["232,605 vectors"]
 
 
 def test_changes_to_the_plan_are_read_from_it(tmp_path):

@@ -22,6 +22,7 @@ from lvmlib.comparison import (
     registered,
     window_scores,
 )
+from lvmlib.models import ARCHITECTURES
 from lvmlib.pages.plots import whole_epochs
 from lvmlib.pages.report import STATUS, signed, span
 from lvmlib.runs import load_run, processor_name
@@ -171,11 +172,12 @@ def _about_trouble(runs: pd.DataFrame) -> list[str]:
     return said
 
 
-def grid(runs: pd.DataFrame, study: str | Path) -> pd.DataFrame:
+def grids(runs: pd.DataFrame, study: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return entries by sizes: the first seed's test cosine.
 
-    All entries of the main arm, planned or done; at the two headline sizes with links
-    to the runs' pages.
+    The main entries, and those with names of their own, which ask side questions. All
+    of the main arm, planned or done; at the two headline sizes with links to the runs'
+    pages.
     """
     runs = main_arm(runs)
     arm = runs["arm"].iloc[0]
@@ -198,7 +200,15 @@ def grid(runs: pd.DataFrame, study: str | Path) -> pd.DataFrame:
     table = pd.DataFrame.from_dict(cells, orient="index").fillna("—")
     table = table[sorted(table, key=lambda name: int(name.split()[0].replace(",", "")))]
     table = table.reindex([entry for entry in order or table.index if entry in cells])
-    return table.rename_axis("entry").reset_index()
+    main = table.index.isin(ARCHITECTURES)
+    if not main.any():  # every entry is as much an aside as the others
+        main = ~main
+    return _planned_sizes(table[main]), _planned_sizes(table[~main])
+
+
+def _planned_sizes(table: pd.DataFrame) -> pd.DataFrame:
+    """Leave out the sizes at which no entry of the table has a run, done or planned."""
+    return table.loc[:, (table != "—").any()].rename_axis("entry").reset_index()
 
 
 def ranking(runs: pd.DataFrame) -> pd.DataFrame:
