@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
+import seaborn as sns
 import torch
 from matplotlib.figure import Figure
 
@@ -23,7 +24,6 @@ from lvmlib.comparison import (
     window_scores,
 )
 from lvmlib.models import ARCHITECTURES
-from lvmlib.pages.plots import whole_epochs
 from lvmlib.pages.report import STATUS, signed, span
 from lvmlib.runs import load_run, processor_name
 from lvmlib.statistics import format_interval, rank_ranges
@@ -291,26 +291,34 @@ def other_metrics(runs: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def learning(runs: pd.DataFrame) -> tuple[Figure, str]:
-    """Draw one entry's learning curves by size, and say how they ended."""
-    figure, axes = plt.subplots(figsize=(7, 3.2))
-    said = []
-    for n, row in enumerate(runs.sort_values("size").itertuples()):
+def learning(runs: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """Draw one entry's learning curves by size; return them and how they ended.
+
+    Over updates, not epochs: an epoch of the smallest size has few updates.
+    """
+    figure, axes = plt.subplots(figsize=(7, 3.4))
+    colours = sns.color_palette("viridis_r", len(runs))  # sizes are an order
+    rows = []
+    for colour, row in zip(colours, runs.sort_values("size").itertuples(), strict=True):
         history = load_run(row.folder).history
-        style = {"color": f"C{n}", "marker": "o", "markersize": 4}
-        label = f"{row.size:,} vectors"
-        axes.plot(history["epoch"], history["validation_cosine"], **style, label=label)
-        axes.plot(history["epoch"], history["train_cosine"], ":.", color=f"C{n}")
-        said.append(
-            f"{row.size:,} vectors: best epoch {row.best_epoch} of {row.epochs}, "
-            f"validation {row.validation_cosine:.3f}, training {row.train_cosine:.3f}, "
-            f"test {row.test_cosine:.3f}, {row.status}, {row.wall_seconds:.0f} s"
+        style = {"color": colour, "marker": ".", "label": f"{row.size:,}"}
+        axes.plot(history["step"], history["validation_cosine"], **style)
+        axes.plot(history["step"], history["train_cosine"], ":", color=colour)
+        rows.append(
+            {
+                "training vectors": f"{row.size:,}",
+                "best epoch": f"{row.best_epoch} of {row.epochs}",
+                "validation cosine": f"{row.validation_cosine:.4f}",
+                "training cosine": f"{row.train_cosine:.4f}",
+                "test cosine": f"{row.test_cosine:.4f}",
+                "status": row.status,
+                "minutes": f"{row.wall_seconds / 60:.0f}",
+            }
         )
-    axes.set(title="Cosine by epoch (solid: validation, dotted: training)")
-    axes.set(xlabel="epoch", ylabel="mean cosine")
-    whole_epochs(axes)
-    axes.legend()
-    return figure, "; ".join(said) + "."
+    axes.set(title="Cosine by update (solid: validation, dotted: training)")
+    axes.set(xlabel="updates (log scale)", ylabel="mean cosine", xscale="log")
+    figure.legend(title="vectors", loc="outside right upper")
+    return figure, pd.DataFrame(rows)
 
 
 def recommendation(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
