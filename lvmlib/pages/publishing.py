@@ -24,7 +24,7 @@ from lvmlib.comparison import BASELINES, PAIRED_BASELINES, over_baseline
 from lvmlib.files import atomic_path, write_json
 from lvmlib.models import model_class
 from lvmlib.pages import findings, plots
-from lvmlib.pages.report import counted, signed
+from lvmlib.pages.report import counted, signed, span
 from lvmlib.pages.summary import (
     best_baseline,
     headline_sizes,
@@ -122,7 +122,7 @@ def _to_page(notebook: str | Path, page: Path) -> None:
 
 
 def headline(everything: pd.DataFrame) -> str:
-    """Return a study's answer in one sentence, from its results.csv alone.
+    """Return a study's answer from its results.csv alone: a sentence, then its parts.
 
     >>> headline(load_study("reports/reference/results.csv"))  # doctest: +SKIP
     """
@@ -130,20 +130,23 @@ def headline(everything: pd.DataFrame) -> str:
     small, large = headline_sizes(runs)
     before, arms = sides(everything)
     after = arms[runs["arm"].iloc[0]]
-    changes, at_equal_updates = (
-        _changes(before, other) for other in (after, arms["steps"])
-    )
+    changes, in_steps = (_changes(before, other) for other in (after, arms["steps"]))
     if changes.empty or small == large:
         return "No network was trained on two sizes of the training set yet."
     best = after.groupby("entry")["test_cosine"].mean()
     name, cosine = best_baseline(after)
-    documents = after["test_documents"].iloc[0]
     return (
-        f"Training on {large:,} vectors instead of {small:,} raised the cosine on "
-        f"{documents} unseen documents {_raised(changes)} at equal epochs, so with "
-        f"more updates too; at equal updates {_raised(at_equal_updates)}. At {large:,} "
-        f"vectors the best network, {best.idxmax()}, has {best.max():.4f} and "
-        f"{BASELINES[name]}, which is no network, {cosine:.4f}."
+        f"**From {small:,} to {large:,} training vectors the cosine on "
+        f"{after['test_documents'].iloc[0]} unseen documents changed by "
+        f"{span(changes.groupby('entry').mean(), 4)} and rose in {_rises(changes)}; "
+        f"the best network, {best.idxmax()}, then has {best.max():.4f}, and "
+        f"{BASELINES[name]}, which is no network, {cosine:.4f}.** That is at equal "
+        f"epochs, so with more updates too: {_means(changes)}. At equal updates "
+        + (
+            f"the cosine rose in {_rises(in_steps)}: {_means(in_steps)}."
+            if len(in_steps)
+            else "nothing is measured yet."
+        )
     )
 
 
@@ -155,16 +158,15 @@ def _changes(before: pd.DataFrame, after: pd.DataFrame) -> pd.Series:
     return (new.reindex(old.index) - old).dropna()
 
 
-def _raised(changes: pd.Series) -> str:
-    """Say in how many pairs the score rose, and each entry's mean change."""
-    if changes.empty:
-        return "not measured yet"
-    means = ", ".join(
+def _rises(changes: pd.Series) -> str:
+    return f"{(changes > 0).sum()} of {counted(len(changes), 'pair')} of runs"
+
+
+def _means(changes: pd.Series) -> str:
+    return ", ".join(
         f"{signed(cell.mean(), 4)} ({entry}, {counted(len(cell), 'seed')})"
         for entry, cell in changes.groupby("entry", sort=False)
     )
-    pairs = counted(len(changes), "pair")
-    return f"in {(changes > 0).sum()} of {pairs} of runs, by {means}"
 
 
 def tell_readme(readme: Path, sentence: str) -> None:
