@@ -26,7 +26,8 @@ def test_graphmert_versions(tmp_path):
     plain = {"history": collapsed, "status": "collapsed", "used": {"warmup": 0.0}}
     write_run(tmp_path, "graphmert", SMALL, 0.3, **plain)
     for size, cosine in ((SMALL, 0.5), (LARGE, 0.52)):
-        write_run(tmp_path, "graphmert-smooth", size, cosine, used={"mask": "smooth"})
+        used = {"used": {"mask": "smooth"}, "validation_cosine": cosine + 0.1}
+        write_run(tmp_path, "graphmert-smooth", size, cosine, **used)
     everything = load_study(tmp_path)
     rows = explanations.graphmert_runs(everything, everything[:0])
     table = explanations.graphmert_table(rows).set_index(["entry", "vectors"])
@@ -42,6 +43,9 @@ def test_graphmert_versions(tmp_path):
     said = explanations.graphmert_said(rows, everything)
     assert "**Collapsed:** graphmert at 80,634 (controlled)." in said
     assert "graphmert-smooth differs from graphmert by +0.2000" in said
+    assert "Of 2 versions at 80,634 vectors graphmert-smooth has the best valid" in said
+    assert "cosine (0.6000)." in said
+    assert "versions at 232,605" not in said
     assert "graphmert-smooth changes by +0.0200" in said
     assert "no verdict (one seed)" in said
     assert "fell back to the constant mean in 1 of 3 runs." in said

@@ -127,6 +127,13 @@ def graphmert_said(rows: pd.DataFrame, everything: pd.DataFrame) -> str:
                 f"{interval_text(found)} in test cosine "
                 f"({counted(found.seeds, 'seed')})."
             )
+    said += [
+        f"Of {len(means)} versions at {size:,} vectors {means.idxmax()} has the best "
+        f"validation cosine ({means.max():.4f})."
+        for size, cell in own.groupby("size")
+        for means in [cell.groupby("entry")["validation_cosine"].mean()]
+        if len(means) > 1
+    ]
     small, large = headline_sizes(everything)
     changes = compare_sizes(own, small, large)
     for row in changes.itertuples() if small < large else ():
