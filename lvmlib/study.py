@@ -282,8 +282,8 @@ def load_study(path: str | Path) -> pd.DataFrame:
 
 
 def _row(study: Path, folder: Path) -> dict[str, Any]:
-    info = load_run(folder).info
-    place = folder.relative_to(study).parts
+    run = load_run(folder)
+    info, place = run.info, folder.relative_to(study).parts
     used = info["parameters"]
     return {
         "entry": place[0] if len(place) == 4 else info["architecture"],
@@ -304,7 +304,8 @@ def _row(study: Path, folder: Path) -> dict[str, Any]:
         "parameters_with_buffers": info["model_parameters"]["with_buffers"],
         "latency_ms": info["latency_ms"]["p50"],
         "windows_per_second": info["windows_per_second"],
-        "wall_seconds": info["wall_seconds"],
+        # An interrupted run's own figure is that of its last process alone.
+        "wall_seconds": max(info["wall_seconds"], run.history["seconds"].sum()),
         "peak_memory_mb": info["peak_memory_mb"],
         "precision": info["precision"],
         "device": info["device"],

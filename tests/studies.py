@@ -16,6 +16,7 @@ METRICS += [f"mrr_{r}" for r in RANKINGS]
 HISTORY = {
     "epoch": [1, 2],
     "step": [10, 20],
+    "seconds": [3.0, 4.0],
     "train_cosine": [0.3, 0.6],
     "validation_cosine": [0.3, 0.5],
     "gradient_norm": [1.0, 2.0],

@@ -175,6 +175,12 @@ def test_runs_for_side_questions_have_a_table_of_their_own(study):
     assert aside.columns.tolist() == ["232,605 vectors"]
 
 
+def test_a_run_that_was_interrupted_took_as_long_as_its_epochs(tmp_path):
+    write_run(tmp_path, "amn", SMALL, 0.5)
+    write_run(tmp_path, "amn", LARGE, 0.5, history={"seconds": [60.0, 50.0]})
+    assert load_study(tmp_path)["wall_seconds"].tolist() == [110.0, 10.0]
+
+
 def test_changes_to_the_plan_are_read_from_it(tmp_path):
     plan = tmp_path / "PLAN.md"
     plan.write_text("# Plan\n\n## Changes to the plan\n\n- One.\n\n## Later\n\nNo.")
