@@ -26,7 +26,7 @@ def write_run(study, entry, size, seed, cosine, status="trained", rows=None):
     for name in BASELINES:
         scores[f"cosine_{name}"] = 0.5 if name == "six_numbers" else 0.4
     scores.to_parquet(folder / "test.parquet")
-    history = {"epoch": [1, 2], "train_cosine": [0.3, 0.6]}
+    history = {"epoch": [1, 2], "seconds": [1.0, 2.0], "train_cosine": [0.3, 0.6]}
     pd.DataFrame(history | {"validation_cosine": [0.3, 0.5]}).to_csv(
         folder / "history.csv", index=False
     )
