@@ -57,6 +57,12 @@ class Run:
     history: pd.DataFrame
     scores: pd.DataFrame  # a row a test window
 
+    @property
+    def wall_seconds(self) -> float:
+        """How long the run took, in all its processes if it was interrupted."""
+        # run.json's own figure is that of its last process alone.
+        return max(self.info["wall_seconds"], self.history["seconds"].sum())
+
 
 def load_run(folder: str | Path) -> Run:
     """Read a finished run.

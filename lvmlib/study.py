@@ -304,8 +304,7 @@ def _row(study: Path, folder: Path) -> dict[str, Any]:
         "parameters_with_buffers": info["model_parameters"]["with_buffers"],
         "latency_ms": info["latency_ms"]["p50"],
         "windows_per_second": info["windows_per_second"],
-        # An interrupted run's own figure is that of its last process alone.
-        "wall_seconds": max(info["wall_seconds"], run.history["seconds"].sum()),
+        "wall_seconds": run.wall_seconds,
         "peak_memory_mb": info["peak_memory_mb"],
         "precision": info["precision"],
         "device": info["device"],

@@ -237,7 +237,7 @@ def provenance(run: Run, settings: Settings) -> None:
         f"Commit `{info['commit']}` · dataset {info['dataset']['name']} "
         f"`{info['dataset']['sha256'][:12]}` · recipe `{info['recipe_hash']}` · "
         f"{info['device']} ({info['processor']}, {info['threads']} threads), "
-        f"{info['precision']} · {info['wall_seconds']:.0f} s, "
+        f"{info['precision']} · {run.wall_seconds:.0f} s, "
         f"{info['windows_per_second']:.0f} training windows/s, peak memory "
         f"{info['peak_memory_mb']:.0f} MB · {versions} · finished {info['finished']}."
     )
