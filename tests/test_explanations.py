@@ -74,7 +74,9 @@ def test_rates_are_compared_by_validation_with_the_same_seed(study):
     assert found["entry"].tolist() == ["amn"]
     assert found["rate"].item() == 0.0005
     assert found["difference"].item() == pytest.approx(0.003)
-    assert "0.0005, gives +0.0030" in explanations.rate_said(found, runs)
+    said = explanations.rate_said(found, main_runs(runs))
+    assert "0.0005, gives +0.0030" in said
+    assert "another rate of gru" in said
 
 
 def test_dips_are_falls_of_validation_from_one_epoch_to_the_next(study):

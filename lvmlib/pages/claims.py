@@ -209,15 +209,17 @@ def ceiling(evidence: Evidence, architectures: list[str]) -> Result:
 def other_rate(evidence: Evidence) -> Result:
     """Another learning rate gains more than the margin at the larger size.
 
-    That none does has to be seen in two architectures at least.
+    That none does has to be seen in every architecture, and in two at least.
     """
     found = explanations.rates(evidence.everything)
     if found.empty:
         return OPEN, "no other rate was tried at the larger size"
     best = found.groupby("entry", sort=False)["difference"].max()
     said = "; ".join(f"{a} {signed(d, 4)}" for a, d in best.items())
+    lack = explanations.untried(found, evidence.runs)
     said = f"best other rate, validation cosine: {said}"
-    none = len(best) > 1 and (best <= MARGIN).all()
+    said += f"; not tried: {', '.join(lack)}" if lack else ""
+    none = not lack and len(best) > 1 and (best <= MARGIN).all()
     return decide((best > MARGIN).any(), none), said
 
 

@@ -204,6 +204,13 @@ def _rate(runs: pd.DataFrame) -> float:
     return load_run(runs["folder"].iloc[0]).info["parameters"]["learning_rate"]
 
 
+def untried(found: pd.DataFrame, runs: pd.DataFrame) -> list[str]:
+    """Name the entries at the largest size for which no other rate was tried."""
+    _, large = headline_sizes(runs)
+    entries = runs["entry"][runs["size"] == large].unique()
+    return [entry for entry in entries if entry not in set(found["entry"])]
+
+
 def rate_table(found: pd.DataFrame) -> pd.DataFrame:
     """Format what `rates` returns."""
     table = found.assign(
@@ -229,6 +236,9 @@ def rate_said(found: pd.DataFrame, runs: pd.DataFrame) -> str:
             f"{best['rate']:g}, gives {change} against the registered "
             f"{best['registered']:g}."
         )
+    lack = untried(found, runs)
+    if lack:
+        said.append(not_measured(f"another rate of {', '.join(lack)}"))
     return " ".join(said)
 
 
@@ -432,9 +442,11 @@ def _about_rates(everything: pd.DataFrame) -> str:
         return "not measured: each entry has one recipe at the largest size."
     best = found.groupby("entry", sort=False)["difference"].max()
     changes = ", ".join(f"{entry} {signed(d, 4)}" for entry, d in best.items())
+    rest = [f"rates of {name}" for name in untried(found, main_runs(everything))]
     return (
         "tested for the learning rate: the best other rate at the largest size changes "
-        f"the validation cosine by {changes}. Batch size and schedule: not measured."
+        f"the validation cosine by {changes}. Not measured: "
+        f"{listed([*rest, 'batch size', 'schedule'])}."
     )
 
 
