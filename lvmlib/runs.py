@@ -269,7 +269,7 @@ def _describe(
         "peak_memory_mb": peak_memory_mb(),
         "precision": resolve_precision(settings.recipe.precision, device),
         "device": device.type,
-        "processor": processor_name(),
+        "processor": processor_name(device),
         "threads": torch.get_num_threads(),
         "versions": {p: importlib.metadata.version(p) for p in PACKAGES}
         | {"python": platform.python_version()},
@@ -278,8 +278,10 @@ def _describe(
     }
 
 
-def processor_name() -> str:
-    """Return the processor's model and the instructions that torch uses of it."""
+def processor_name(device: torch.device | None = None) -> str:
+    """Return what computes: a GPU's name, or the CPU's and what torch uses of it."""
+    if device and device.type == "cuda":
+        return torch.cuda.get_device_name(device)
     model = platform.processor() or platform.machine()
     with suppress(OSError):  # only Linux has this file
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from lvmlib import runs, training
 from lvmlib.evaluation import cosine
@@ -423,3 +424,16 @@ def test_git_commit_without_git_or_repository(tmp_path, monkeypatch):
     assert git_commit() == "unknown"
     monkeypatch.setenv("PATH", "")
     assert git_commit() == "unknown"
+
+
+def test_a_run_names_the_processor_that_computed_it(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        torch.cuda, "get_device_name", lambda device: asked.append(device) or "A GPU"
+    )
+    gpu = torch.device("cuda", 0)
+    assert runs.processor_name(gpu) == "A GPU"
+    assert asked == [gpu]
+    cpu = runs.processor_name(torch.device("cpu"))
+    assert cpu.endswith(torch.backends.cpu.get_cpu_capability())
+    assert cpu == runs.processor_name()
