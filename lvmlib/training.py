@@ -275,6 +275,8 @@ def train(
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     state = _resume(checkpoint, parts, identity, device) or State()
     state.totals = state.totals.to(device)
+    one_gpu = device.type == "cuda" and fabric.world_size == 1
+    update = GraphedUpdate(recipe.batch_size) if one_gpu else _update
     saved = time.monotonic()
     shown = Progress(folder, total) if fabric.is_global_zero else None
     with closing(shown) if shown else nullcontext():
@@ -287,7 +289,7 @@ def train(
             for batch in batches[state.batch :][: total - state.step]:
                 _seed_dropout(fabric, seed, state.step)
                 rows = batch[fabric.global_rank :: fabric.world_size]
-                _update(fabric, wrapped, optimizer, gather(rows), len(batch), state)
+                update(fabric, wrapped, optimizer, gather(rows), len(batch), state)
                 if isinstance(scheduler, LambdaLR):
                     scheduler.step()
                 if shown:
@@ -349,6 +351,21 @@ def _update(
     size: int,  # windows on all devices
     state: State,
 ) -> None:
+    number = torch.full((), state.step + 1.0, device=batch.device)
+    _differentiate(fabric, model, optimizer, batch, size, number, state.totals)
+    _finish_update(optimizer, size, state)
+
+
+def _differentiate(
+    fabric: Fabric,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Tensor,
+    size: int,
+    number: Tensor,  # of the update, from one; on the device, as all that follows
+    totals: Tensor,  # of the epoch, see State
+) -> None:
+    """Leave clipped gradients, and what the epoch's row needs in its totals."""
     context, target = batch[:, :-1], batch[:, -1]  # (B, context, D), (B, D)
     raw = model(context).float()  # (B, D)
     # DDP takes the mean of the devices' gradients. Each device divides by an equal
@@ -359,16 +376,63 @@ def _update(
     optimizer.zero_grad()
     fabric.backward(loss)
     norm = clip_gradients(optimizer.param_groups[0]["params"])
-    optimizer.step()
     with torch.no_grad():  # kept on the device: reading a number would wait for it
         cosine = F.cosine_similarity(raw, target).sum() * fabric.world_size
-        state.totals[:3] += torch.stack([loss * size, cosine, norm])
-        steepest = torch.stack([norm, torch.full_like(norm, state.step + 1)])
-        largest = state.totals[3]
+        totals[:3] += torch.stack([loss * size, cosine, norm])
+        steepest = torch.stack([norm, number.to(norm.dtype)])
+        largest = totals[3]
         higher = ~(norm <= largest) & ~largest.isnan()  # the first NaN stays
-        state.totals[3:] = torch.where(higher, steepest, state.totals[3:])
+        totals[3:] = torch.where(higher, steepest, totals[3:])
+
+
+def _finish_update(optimizer: torch.optim.Optimizer, size: int, state: State) -> None:
+    optimizer.step()
     state.step, state.batch = state.step + 1, state.batch + 1
     state.windows += size
+
+
+class GraphedUpdate:
+    """`_update` on one GPU, with the kernels of `_differentiate` launched as one graph.
+
+    A GPU is done with so small a batch long before a CPU has launched the next one's
+    some hundred kernels. After a few plain updates, which set up libraries and state,
+    the launches are recorded once and replayed as one; the numbers are the same.
+    """
+
+    def __init__(self, batch_size: int):
+        self.batch_size = batch_size
+        self.plain = 3  # updates still to do before the recording
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(
+        self,
+        fabric: Fabric,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batch: Tensor,  # (B, context + 1, D)
+        size: int,
+        state: State,
+    ) -> None:
+        """Do one update; the last batch of an epoch, if smaller, by `_update`."""
+        if self.plain or size != self.batch_size:
+            self.plain = max(0, self.plain - 1)
+            _update(fabric, model, optimizer, batch, size, state)
+            return
+        parameters = optimizer.param_groups[0]["params"]
+        if not self.graph:
+            # What a graph reads and writes stays where it was when recorded.
+            self.graph, self.batch = torch.cuda.CUDAGraph(), batch.clone()
+            self.number = torch.zeros((), device=batch.device)
+            given = (self.batch, size, self.number, state.totals)
+            with torch.cuda.graph(self.graph):
+                _differentiate(fabric, model, optimizer, *given)
+            self.gradients = [p.grad for p in parameters]
+        self.batch.copy_(batch)
+        self.number.fill_(state.step + 1)
+        self.graph.replay()
+        for parameter, gradient in zip(parameters, self.gradients, strict=True):
+            parameter.grad = gradient  # a plain update in between has left others
+        _finish_update(optimizer, size, state)
 
 
 def clip_gradients(parameters: list[nn.Parameter]) -> Tensor:

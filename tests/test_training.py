@@ -42,7 +42,7 @@ RECIPE = Recipe(
 OPTIONS = {
     "amn": {"hidden": 8, "mlp": 16},
     "lstm": {"hidden": 12, "dropout": 0.5},
-    "gru": {"hidden": 12, "dropout": 0.5},
+    "gru": {"hidden": 12},
     "transformer": {"layers": 2, "hidden": 16, "heads": 2, "feedforward": 32},
     "graphmert": {"layers": 2, "heads": 2, "feedforward": 32},
 }
@@ -294,6 +294,42 @@ def test_updates_on_a_gpu_do_not_wait_for_it(
     recipe = replace(RECIPE, device="cuda", precision="bf16-mixed")
     _, history = run(tmp_path, dataset, split, recipe, name)
     assert np.isfinite(history).all(axis=None)
+
+
+@needs_cuda
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_recorded_update_is_the_plain_one(
+    dataset, split, tmp_path, monkeypatch, name, precision
+):
+    recipe = replace(RECIPE, device="cuda", precision=precision)
+    _, history = run(tmp_path / "recorded", dataset, split, recipe, name)
+    monkeypatch.setattr(training, "GraphedUpdate", lambda _: training._update)
+    _, expected = run(tmp_path / "plain", dataset, split, recipe, name)
+    both = [table.drop(columns="seconds") for table in (history, expected)]
+    pd.testing.assert_frame_equal(*both, rtol=1e-5)
+
+
+@needs_cuda
+def test_resuming_recorded_updates_is_the_same_as_never_stopping(
+    dataset, split, tmp_path, monkeypatch
+):
+    recipe = replace(RECIPE, device="cuda")
+    _, expected = run(tmp_path / "whole", dataset, split, recipe, "transformer")
+    given = (tmp_path / "cut", dataset, split, recipe, "transformer")
+    graphed, count = training.GraphedUpdate.__call__, itertools.count()
+
+    def failing(self, *arguments):
+        if next(count) == 20:
+            raise InterruptedError
+        graphed(self, *arguments)
+
+    monkeypatch.setattr(training.GraphedUpdate, "__call__", failing)
+    with pytest.raises(InterruptedError):
+        run(*given, checkpoint_seconds=0)
+    _, history = run(*given)
+    both = [table.drop(columns="seconds") for table in (history, expected)]
+    pd.testing.assert_frame_equal(*both, rtol=1e-5)
 
 
 def sort_rows(windows):
