@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lvmlib.benchmark.control import plain_amn, plain_gru, plain_lstm, plain_transformer
-from lvmlib.layers import Dropout, GRULayer, LSTMLayer, keep_mask
+from lvmlib.layers import Dropout, GRULayer, LSTMLayer, keep_mask, run_recurrent
 from lvmlib.models import build_model
 
 EXACT = {"rtol": 0, "atol": 1e-10}
@@ -37,6 +37,38 @@ def test_recurrent_layers_equal_torch(plain, fast, steps):
         gradients(found, [x, *weights]), gradients(expected, [x, *weights]), strict=True
     ):
         torch.testing.assert_close(ours, theirs, **EXACT)
+
+
+@pytest.mark.parametrize("plain", [nn.LSTM, nn.GRU])
+def test_recurrent_layers_of_torch_keep_out_of_autocast(plain):
+    torch.manual_seed(0)
+    layer, x = plain(12, 8), torch.randn(5, 7, 12)
+    expected, _ = layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        states = run_recurrent(layer, x)
+        rounded = run_recurrent(layer, x.bfloat16())
+    assert torch.equal(states, expected)
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded, expected, rtol=0, atol=0.02)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_small_gradients_survive_mixed_precision_on_a_gpu(name):
+    torch.manual_seed(0)
+    model = build_model(name).cuda().train()
+    for module in model.modules():
+        if isinstance(module, nn.LSTM):
+            module.dropout = 0.0
+    context = torch.randn(64, 5, 768, device="cuda") / 768**0.5
+    found = []
+    for enabled in (False, True):
+        with torch.autocast("cuda", torch.bfloat16, enabled=enabled):
+            raw = model(context).float()
+        loss = (raw - context[:, -1]).square().mean()
+        found.append(torch.autograd.grad(loss, model.parameters()))
+    for exact, mixed in zip(*found, strict=True):
+        assert (mixed - exact).norm() < 0.05 * exact.norm()
 
 
 @pytest.mark.parametrize("plain", [plain_amn, plain_lstm, plain_gru, plain_transformer])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from lvmlib.layers import GRULayer, trains_on_cpu
+from lvmlib.layers import GRULayer, run_recurrent, trains_on_cpu
 
 
 class GRUBlock(nn.Module):
@@ -21,7 +21,7 @@ class GRUBlock(nn.Module):
         if trains_on_cpu(x):
             states = GRULayer.apply(x, *self.gru.parameters())
         else:
-            states, _ = self.gru(x)
+            states = run_recurrent(self.gru, x)
         return self.norm(x + states)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from lvmlib.layers import Dropout, LSTMLayer, trains_on_cpu
+from lvmlib.layers import Dropout, LSTMLayer, run_recurrent, trains_on_cpu
 
 
 class LSTM(nn.Module):
@@ -50,7 +50,7 @@ class LSTM(nn.Module):
         if trains_on_cpu(context):
             states = self.layer_by_layer(context)  # (B, T, H)
         else:
-            states, _ = self.lstm(context)
+            states = run_recurrent(self.lstm, context)
         return self.output_proj(states[:, -1])  # (B, D)
 
     def layer_by_layer(self, context: torch.Tensor) -> torch.Tensor:
