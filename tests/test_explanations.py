@@ -128,14 +128,20 @@ def test_arithmetic_is_compared_where_nothing_else_differs(study):
     found = explanations.arithmetic(everything)
     (row,) = explanations.arithmetic_table(found).to_dict("records")
     assert (row["architecture"], row["vectors"], row["seeds"]) == ("amn", "80,634", 2)
+    assert (row["one"], row["other"]) == ("CPU, bfloat16", "CPU, float32")
     assert found["interval"][0].estimate == pytest.approx(0.002)
     said = explanations.arithmetic_said(found, everything)
     assert said.startswith("At equal epochs 1 of 6 pairs")
     assert "(gru with seed 2). At equal updates 2 of 3 pairs" in said
     assert "(amn with seeds 0 and 1). By itself" in said
     assert "changes the test cosine of amn by +0.00200" in said
+    write_run(study, "amn-gpu", SMALL, 0.505, device="cuda")
+    table = explanations.arithmetic_table(explanations.arithmetic(load_study(study)))
+    assert table[["one", "other", "seeds"]].to_dict("records") == [
+        {"one": "CPU, float32", "other": "GPU, float32", "seeds": 1}
+    ]
     none = explanations.arithmetic_said(found[:0], everything)
-    assert none.endswith("*Not measured yet:* one training in both arithmetics.")
+    assert none.endswith("*Not measured yet:* one training in two ways.")
 
 
 def test_what_was_not_tested_is_not_claimed(tmp_path):

@@ -1,10 +1,11 @@
-"""GraphMERT's runs, other rates, other arithmetic, and the report's four hypotheses.
+"""GraphMERT's runs, other rates, other machines, and the report's four hypotheses.
 
 Functions take tables of `load_study`, as in `lvmlib.pages.findings`.
 """
 
 from __future__ import annotations
 
+import itertools
 from html import escape
 
 import numpy as np
@@ -299,35 +300,41 @@ def held_back(causes: pd.DataFrame, runs: pd.DataFrame) -> str:
 
 # --- arithmetic ----------------------------------------------------------------------
 
-ARITHMETIC = ("bf16-mixed", "32-true")
-IMMATERIAL = ("run_dir", "dataset", "precision", "seed")  # parameters
+PRECISIONS = {"bf16-mixed": "bfloat16", "32-true": "float32"}
+IMMATERIAL = ("run_dir", "dataset", "precision", "device", "seed")  # parameters
 
 
 def arithmetic(everything: pd.DataFrame) -> pd.DataFrame:
-    """Compare runs that differ in nothing but the arithmetic they were trained in.
+    """Compare runs that differ in nothing but what computed them, and how precisely.
 
     Returns
     -------
     DataFrame
-        Columns architecture, size, and `interval`: float32 − bfloat16 in test cosine,
-        over the seeds that were trained both ways.
+        Columns architecture, size, `one` and `other` way of computing, such as "CPU,
+        bfloat16", and `interval`: other − one in test cosine, over the seeds that were
+        trained both ways.
     """
     cells: dict[tuple, dict[str, list]] = {}
-    for row in everything.to_dict("records"):
+    for row, way in zip(everything.to_dict("records"), _ways(everything), strict=True):
         used = load_run(row["folder"]).info["parameters"]
         decisive = sorted((k, v) for k, v in used.items() if k not in IMMATERIAL)
         cell = cells.setdefault((row["architecture"], *decisive), {})
-        cell.setdefault(row["precision"], []).append(row)
+        cell.setdefault(way, []).append(row)
     rows = []
     for cell in cells.values():
-        if set(ARITHMETIC) <= set(cell):
-            half, full = (
-                pd.DataFrame(cell[name]).drop_duplicates("seed") for name in ARITHMETIC
-            )
-            if set(half["seed"]) & set(full["seed"]):
-                row = {name: full[name].iloc[0] for name in ("architecture", "size")}
-                rows.append(row | {"interval": compare(full, half)})
-    return pd.DataFrame(rows, columns=["architecture", "size", "interval"])
+        for ways in itertools.combinations(sorted(cell), 2):
+            one, other = (pd.DataFrame(cell[w]).drop_duplicates("seed") for w in ways)
+            if set(one["seed"]) & set(other["seed"]):
+                row = {name: one[name].iloc[0] for name in ("architecture", "size")}
+                row |= {"one": ways[0], "other": ways[1]}
+                rows.append(row | {"interval": compare(other, one)})
+    columns = ["architecture", "size", "one", "other", "interval"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _ways(runs: pd.DataFrame) -> pd.Series:
+    device = runs["device"].replace("cuda", "gpu").str.upper()
+    return device + ", " + runs["precision"].replace(PRECISIONS)
 
 
 def arithmetic_table(found: pd.DataFrame) -> pd.DataFrame:
@@ -336,7 +343,9 @@ def arithmetic_table(found: pd.DataFrame) -> pd.DataFrame:
         {
             "architecture": found["architecture"],
             "vectors": found["size"].map("{:,}".format),
-            "test cosine: float32 − bfloat16": [
+            "one": found["one"],
+            "other": found["other"],
+            "test cosine: other − one": [
                 format_interval(interval, digits=5) for interval in found["interval"]
             ],
             "seeds": [interval.seeds for interval in found["interval"]],
@@ -345,37 +354,36 @@ def arithmetic_table(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def arithmetic_said(found: pd.DataFrame, everything: pd.DataFrame) -> str:
-    """Say which pairs of the contrasts mix arithmetics, and what that alone changes."""
+    """Say which pairs of the contrasts mix ways, and what a way alone changes."""
     before, arms = sides(everything)
     said = [
         f"At {ARMS[arm]} {_mixed_pairs(before, after)}." for arm, after in arms.items()
     ]
     if found.empty:
-        return " ".join([*said, not_measured("one training in both arithmetics")])
-    ends = [end for i in found["interval"] for end in (i.low, i.high)]
-    said.append(
-        f"By itself, float32 instead of bfloat16 changes the test cosine of "
-        f"{listed(list(found['architecture'].unique()))} by "
-        f"{span((i.estimate for i in found['interval']), 5)}, at the far end of the "
-        f"intervals by {max(map(abs, ends)):.5f}; the margin of equivalence is "
-        f"{MARGIN}."
-    )
-    return " ".join(said)
+        return " ".join([*said, not_measured("one training in two ways")])
+    for (one, other), rows in found.groupby(["one", "other"]):
+        ends = [end for i in rows["interval"] for end in (i.low, i.high)]
+        said.append(
+            f"By itself, {other} instead of {one} changes the test cosine of "
+            f"{listed(list(rows['architecture'].unique()))} by "
+            f"{span((i.estimate for i in rows['interval']), 5)}, at the far end of the "
+            f"intervals by {max(map(abs, ends)):.5f}."
+        )
+    return " ".join([*said, f"The margin of equivalence is {MARGIN}."])
 
 
 def _mixed_pairs(before: pd.DataFrame, after: pd.DataFrame) -> str:
+    before, after = (runs.assign(way=_ways(runs)) for runs in (before, after))
     pairs = before.merge(after, on=["entry", "seed"], suffixes=("", "_after"))
-    mixed = pairs[pairs["precision"] != pairs["precision_after"]]
+    mixed = pairs[pairs["way"] != pairs["way_after"]]
     seeds = mixed.groupby("entry", sort=False)["seed"]
     names = [
         f"{entry} with seed{'s' if len(group) > 1 else ''} "
         f"{' and '.join(map(str, sorted(group)))}"
         for entry, group in seeds
     ]
-    return (
-        f"{len(mixed)} of {len(pairs)} pairs of the contrast were trained in different "
-        f"arithmetic ({listed(names)})"
-    )
+    which = f" ({listed(names)})" if names else ""
+    return f"{len(mixed)} of {len(pairs)} pairs of the contrast mix two of these{which}"
 
 
 # --- the four hypotheses ------------------------------------------------------------
