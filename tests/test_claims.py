@@ -108,6 +108,30 @@ def test_overfitting_is_not_collapse(tmp_path):
     assert "collapsed: from epoch 1 to 2 validation −0.3000" in row["because"]
 
 
+def test_graphmert_is_said_by_the_version_that_has_both_sizes(tmp_path):
+    write_run(tmp_path, "graphmert", SMALL, 0.5)
+    write_pairs(tmp_path, {"graphmert-smooth": 0.02}, seeds=1)
+    row = decided(tmp_path).loc["GraphMERT regresses with more data"]
+    assert row["verdict"] == claims.OPEN
+    own, other = row["because"].split(", graphmert-smooth ")
+    assert own == "graphmert not measured"
+    assert other.startswith("+0.0200")
+    assert other.endswith("no verdict (one seed)")
+
+
+@pytest.mark.parametrize(
+    ("epochs", "expected"), [((8, 2), claims.HOLDS), ((9, 7), claims.FAILS)]
+)
+def test_a_best_epoch_that_is_far_earlier_is_half_as_late(tmp_path, epochs, expected):
+    for size, epoch in zip((SMALL, LARGE), epochs, strict=True):
+        write_run(tmp_path, "graphmert", size, 0.5, best_epoch=epoch)
+    everything = load_study(tmp_path)
+    table, _ = claims.table(everything, everything, {}, BASELINES)
+    row = table.set_index("claim").filter(like="best epoch moves", axis=0).iloc[0]
+    assert row["verdict"] == expected
+    assert row["because"] == f"epoch {epochs[0]} → {epochs[1]}"
+
+
 def test_claims_are_about_the_reported_sizes(tmp_path):
     write_run(tmp_path, "amn", 100, 0.5)
     everything = load_study(tmp_path)

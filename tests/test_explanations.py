@@ -25,6 +25,7 @@ def test_graphmert_versions(tmp_path):
     collapsed |= {"gradient_norm_max_step": [7, 19]}
     plain = {"history": collapsed, "status": "collapsed", "used": {"warmup": 0.0}}
     write_run(tmp_path, "graphmert", SMALL, 0.3, **plain)
+    write_run(tmp_path, "graphmert-gpu", SMALL, 0.3, **plain, device="cuda")
     for size, cosine in ((SMALL, 0.5), (LARGE, 0.52)):
         used = {"used": {"mask": "smooth"}, "validation_cosine": cosine + 0.1}
         write_run(tmp_path, "graphmert-smooth", size, cosine, **used)
@@ -41,14 +42,15 @@ def test_graphmert_versions(tmp_path):
     assert smooth["fell back at epoch (by update)"] == "—"
     assert smooth["largest gradient norm (epoch, update)"] == "4 (2, not kept)"
     said = explanations.graphmert_said(rows, everything)
-    assert "**Collapsed:** graphmert at 80,634 (controlled)." in said
+    assert "**Collapsed:** graphmert at 80,634 (controlled), graphmert-gpu at" in said
+    assert "graphmert-gpu differs" not in said  # it repeats graphmert
     assert "graphmert-smooth differs from graphmert by +0.2000" in said
     assert "Of 2 versions at 80,634 vectors graphmert-smooth has the best valid" in said
     assert "cosine (0.6000)." in said
     assert "versions at 232,605" not in said
     assert "graphmert-smooth changes by +0.0200" in said
     assert "no verdict (one seed)" in said
-    assert "fell back to the constant mean in 1 of 3 runs." in said
+    assert "fell back to the constant mean in 2 of 4 runs." in said
     assert "recipe is not" not in said  # none of these runs stored epochs
     assert len(plots.collapse(rows).axes) == 2
 
@@ -77,6 +79,20 @@ def test_rates_are_compared_by_validation_with_the_same_seed(study):
     said = explanations.rate_said(found, main_runs(runs))
     assert "0.0005, gives +0.0030" in said
     assert "another rate of gru" in said
+
+
+def test_what_data_change_is_said_at_another_rate_of_both_sizes(study):
+    said = explanations.contrast_at_other_rates
+    assert said(load_study(study)).startswith("*Not measured yet:* both sizes at")
+    half = {"used": {"learning_rate": 0.0005}}
+    write_run(study, "amn-half-rate", LARGE, 0.57, validation_cosine=0.7, **half)
+    assert said(load_study(study)).startswith("*Not measured yet:* both sizes at")
+    write_run(study, "amn-half-rate", SMALL, 0.45, validation_cosine=0.2, **half)
+    text = said(load_study(study))
+    assert text.startswith("**amn with 0.0005 at both sizes** changes from 80,634 to")
+    assert "by +0.1200" in text
+    assert "(1 seed); at the registered 0.001, same seeds, by +0.0300" in text
+    assert "better at each size (0.001 and 0.0005) by +0.0700" in text
 
 
 def test_dips_are_falls_of_validation_from_one_epoch_to_the_next(study):

@@ -1,6 +1,7 @@
 """Contrasts, curves and leads, on made-up studies whose numbers are known."""
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -221,6 +222,11 @@ def test_curves_recover_what_was_put_in(tmp_path, monkeypatch):
     far = 0.6 - 0.9 * (10 * LARGE) ** -0.3
     assert f"amn, would then have {far:.4f} and ridge 0.4000" in said
     assert f"({far - 0.4:+.4f} [" in said.partition("By the power law")[2]
+    bound = replace(curves["amn"]["power law"], fit=replace(power, at_bound=("E",)))
+    unsure = curves | {"amn": curves["amn"] | {"power law": bound}}
+    text = findings.curve_said(runs, unsure)  # such a fit is not compared with ridge
+    assert "By the power law" not in text
+    assert "By the logarithm the best of the networks with a sure fit, amn" in text
     axes, _ = plots.fitted_curves(runs, curves).axes
     assert axes.get_title(loc="left") == "amn"
     text = explanations.hypotheses(runs, curves)["these runs say"][1]

@@ -6,6 +6,7 @@ Functions take tables of `load_study`, as in `lvmlib.pages.findings`.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from html import escape
 
 import numpy as np
@@ -118,6 +119,7 @@ def graphmert_said(rows: pd.DataFrame, everything: pd.DataFrame) -> str:
         f"{counted(len(rows), 'run')}.{_other_recipe(everything)}"
     )
     own = everything[everything["architecture"] == "graphmert"]
+    own = own[~_decisive(own, "seed").duplicated()]  # no repeats on another machine
     plain = own[own["entry"] == "graphmert"]
     for (entry, size), cell in own.groupby(["entry", "size"], sort=False):
         same = plain[(plain["size"] == size) & (plain["entry"] != entry)]
@@ -184,21 +186,77 @@ def rates(everything: pd.DataFrame) -> pd.DataFrame:
     _, large = headline_sizes(runs)
     rows = []
     for entry, base in runs[runs["size"] == large].groupby("entry", sort=False):
-        alike = everything["entry"] != entry
-        for column in ("architecture", "protocol", "arm", "size"):
-            alike &= everything[column] == base[column].iloc[0]
-        own = _rate(base)
-        for _, cell in everything[alike].groupby("entry", sort=False):
+        for cell in _at_other_rates(everything, base):
             common = set(cell["seed"]) & set(base["seed"])
-            if not common or _rate(cell) == own:
-                continue
             sides = [side[side["seed"].isin(common)] for side in (cell, base)]
             other, same = (side["validation_cosine"].mean() for side in sides)
-            row = {"entry": entry, "registered": own, "rate": _rate(cell)}
+            row = {"entry": entry, "registered": _rate(base), "rate": _rate(cell)}
             row |= {"difference": other - same, "seeds": len(common)}
             rows.append(row | {"spread": base["validation_cosine"].std()})
     columns = ["entry", "registered", "rate", "difference", "seeds", "spread"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _at_other_rates(
+    everything: pd.DataFrame, base: pd.DataFrame
+) -> Iterator[pd.DataFrame]:
+    """Yield the entries that differ from one size of a main entry in the rate alone."""
+    alike = everything["entry"] != base["entry"].iloc[0]
+    for column in ("architecture", "protocol", "arm", "size"):
+        alike &= everything[column] == base[column].iloc[0]
+    for _, cell in everything[alike].groupby("entry", sort=False):
+        if set(cell["seed"]) & set(base["seed"]) and _rate(cell) != _rate(base):
+            yield cell
+
+
+def contrast_at_other_rates(everything: pd.DataFrame) -> str:
+    """Say what more data changes at another rate, where both sizes were trained at it.
+
+    Beside the registered rate with the same seeds, and the better rate of each size by
+    validation cosine.
+    """
+    runs = main_runs(everything)
+    sizes = headline_sizes(runs)
+    said = []
+    for entry, base in runs.groupby("entry", sort=False):
+        sides = [base[base["size"] == size] for size in sizes]
+        if any(side.empty for side in sides) or sizes[0] == sizes[1]:
+            continue
+        small, large = (
+            {_rate(cell): cell for cell in _at_other_rates(everything, side)}
+            for side in sides
+        )
+        for rate in [rate for rate in small if rate in large]:
+            pairs = zip(sides, (small[rate], large[rate]), strict=True)
+            said.append(
+                f"**{entry} with {rate:g} at both sizes** changes from {sizes[0]:,} to "
+                f"{sizes[1]:,} vectors by {_at_two_rates(*pairs)}."
+            )
+    return " ".join(said) or not_measured("both sizes at another rate")
+
+
+Pair = tuple[pd.DataFrame, pd.DataFrame]  # a size at the registered rate, at the other
+
+
+def _at_two_rates(small: Pair, large: Pair) -> str:
+    seeds = set.intersection(*(set(cell["seed"]) for cell in small + large))
+    before, after = (
+        [cell[cell["seed"].isin(seeds)] for cell in pair] for pair in (small, large)
+    )
+    registered, other = (
+        interval_text(compare(large, small))
+        for small, large in zip(before, after, strict=True)
+    )
+    better = [
+        max(pair, key=lambda cell: cell["validation_cosine"].mean())
+        for pair in (before, after)
+    ]
+    rates = " and ".join(f"{_rate(cell):g}" for cell in better)
+    return (
+        f"{other} in test cosine ({counted(len(seeds), 'seed')}); at the registered "
+        f"{_rate(before[0]):g}, same seeds, by {registered}; at the rate that validates"
+        f" better at each size ({rates}) by {interval_text(compare(*better[::-1]))}"
+    )
 
 
 def _rate(runs: pd.DataFrame) -> float:
@@ -314,22 +372,27 @@ def arithmetic(everything: pd.DataFrame) -> pd.DataFrame:
         bfloat16", and `interval`: other − one in test cosine, over the seeds that were
         trained both ways.
     """
-    cells: dict[tuple, dict[str, list]] = {}
-    for row, way in zip(everything.to_dict("records"), _ways(everything), strict=True):
-        used = load_run(row["folder"]).info["parameters"]
-        decisive = sorted((k, v) for k, v in used.items() if k not in IMMATERIAL)
-        cell = cells.setdefault((row["architecture"], *decisive), {})
-        cell.setdefault(way, []).append(row)
     rows = []
-    for cell in cells.values():
-        for ways in itertools.combinations(sorted(cell), 2):
-            one, other = (pd.DataFrame(cell[w]).drop_duplicates("seed") for w in ways)
+    for _, cell in everything.groupby(_decisive(everything), sort=False):
+        ways = dict(list(cell.groupby(_ways(cell))))
+        for names in itertools.combinations(ways, 2):
+            one, other = (ways[name].drop_duplicates("seed") for name in names)
             if set(one["seed"]) & set(other["seed"]):
                 row = {name: one[name].iloc[0] for name in ("architecture", "size")}
-                row |= {"one": ways[0], "other": ways[1]}
+                row |= {"one": names[0], "other": names[1]}
                 rows.append(row | {"interval": compare(other, one)})
     columns = ["architecture", "size", "one", "other", "interval"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _decisive(runs: pd.DataFrame, *also: str) -> pd.Series:
+    """Return what decides each run's numbers, and the columns `also`, as one text."""
+    texts = []
+    for row in runs.to_dict("records"):
+        used = load_run(row["folder"]).info["parameters"]
+        decisive = sorted((k, v) for k, v in used.items() if k not in IMMATERIAL)
+        texts.append(str([row["architecture"], decisive, *(row[k] for k in also)]))
+    return pd.Series(texts, index=runs.index)
 
 
 def _ways(runs: pd.DataFrame) -> pd.Series:

@@ -275,7 +275,7 @@ def curve_said(runs: pd.DataFrame, curves: dict[str, dict[str, ResampledCurve]])
             low, high = curve.interval("gain")
             if abs(curve.held_out_error) > (high - low) / 2:
                 missed.append(f"{form} by {signed(curve.held_out_error, 4)}")
-            flag = "" if curve.fit.converged and not curve.fit.at_bound else ", unsure"
+            flag = "" if _is_sure(curve) else ", unsure"
             gains.append(
                 f"{signed(curve.fit.gain())} [{signed(low)}, {signed(high)}] "
                 f"({form}{flag})"
@@ -295,30 +295,40 @@ def curve_said(runs: pd.DataFrame, curves: dict[str, dict[str, ResampledCurve]])
                 " With four sizes no form can be tried on one it was not fitted to."
             )
     if network_curves(curves) and "ridge" in curves:
-        said.append(_best_and_ridge(curves))
+        said += filter(None, [_best_and_ridge(curves)])
     short = [entry for entry in runs["entry"].unique() if entry not in curves]
     if short:
         said.append(not_measured(f"{', '.join(short)} (a curve needs four sizes)"))
     return "\n\n".join(said)
 
 
+def _is_sure(curve: ResampledCurve) -> bool:
+    return curve.fit.converged and not curve.fit.at_bound
+
+
 def _best_and_ridge(curves: dict[str, dict[str, ResampledCurve]]) -> str:
-    """Say where the best network and ridge would be with ten times more data."""
+    """Say where the best network and ridge would be with ten times more data.
+
+    Of the networks whose fit is sure; nothing of a form that has none.
+    """
     said = []
     for form in next(iter(curves.values())):
         laws = {name: forms[form] for name, forms in curves.items()}
         ridge = laws.pop("ridge")
+        laws = {name: curve for name, curve in laws.items() if _is_sure(curve)}
+        if not laws:
+            continue
         top = max(laws, key=lambda name: laws[name].fit.reach())
         apart = laws[top].fit.reach() - ridge.fit.reach()
         paired = laws[top].draws["reach"] - ridge.draws["reach"]
         low, high = percentiles(paired, ridge.level)
         said.append(
-            f"by the {form} the best of these networks, {top}, would then have "
-            f"{laws[top].fit.reach():.4f} and ridge {ridge.fit.reach():.4f} "
+            f"by the {form} the best of the networks with a sure fit, {top}, would "
+            f"then have {laws[top].fit.reach():.4f} and ridge {ridge.fit.reach():.4f} "
             f"({signed(apart, 4)} [{signed(low, 4)}, {signed(high, 4)}])"
         )
     text = "; ".join(said)
-    return f"{text[0].upper()}{text[1:]}."
+    return f"{text[:1].upper()}{text[1:]}." if said else ""
 
 
 # --- networks against baselines, and against each other -----------------------------
