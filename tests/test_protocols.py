@@ -37,10 +37,12 @@ def test_two_protocols_beside_each_other(study, tmp_path):
     assert row["controlled study"].startswith("+0.0300")
     assert row["its verdict"] == "improves"
     assert "in 1 of 1 architectures (amn)" in said
-    assert "change by −0.0200 from one own exam to the other, and by +0.0000" in said
     # Own exams: −0.03 against +0.02; six numbers: −0.02 against 0.
-    assert "difference, +0.0500, the two exams' difficulty" in said
-    assert "is +0.0200; the rest, +0.0300, is what" in said
+    assert row["hidden by the own exams"] == "+0.0500"
+    assert "to the other +0.0500 of that gain is hidden" in said
+    assert "change by −0.0200 between them and by +0.0000 on the frozen one" in said
+    assert "+0.0200 of what is hidden is the exams' difficulty" in said
+    assert "The rest, +0.0300, is what" in said
     exam = protocols.causes(reported, everything).set_index(["cause", "size"])
     assert exam.loc[("other exam", SMALL), "estimate"].item() == pytest.approx(0.10)
     assert exam.loc[("other exam", LARGE), "estimate"].item() == pytest.approx(0.05)

@@ -304,8 +304,8 @@ def minutes(evidence: Evidence, low: float, high: float) -> Result:
         return OPEN, "not measured"
     ours = small["wall_seconds"] / 60
     return OPEN, (
-        f"{low:g} to {high:g} there; {ours.min():.1f} to {ours.max():.1f} on this "
-        "machine, which is another one"
+        f"{low:g} to {high:g} there; {ours.min():.1f} to {ours.max():.1f} on our "
+        "machines, which are others"
     )
 
 

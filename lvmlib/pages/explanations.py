@@ -420,7 +420,9 @@ def arithmetic_said(found: pd.DataFrame, everything: pd.DataFrame) -> str:
     """Say which pairs of the contrasts mix ways, and what a way alone changes."""
     before, arms = sides(everything)
     said = [
-        f"At {ARMS[arm]} {_mixed_pairs(before, after)}." for arm, after in arms.items()
+        f"At {ARMS[arm]} {_mixed_pairs(before, after)}."
+        for arm, after in arms.items()
+        if len(after)
     ]
     if found.empty:
         return " ".join([*said, not_measured("one training in two ways")])

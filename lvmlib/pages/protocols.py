@@ -48,6 +48,9 @@ def protocols(
         lack = f"the original protocol at both {small:,} and {large:,} vectors"
         return pd.DataFrame(), not_measured(lack)
     own["percent"] = 100 * (own[large] / own[small] - 1)
+    both = frozen.index.intersection(own.index)
+    gains = frozen.loc[both, "interval"].map(lambda interval: interval.estimate)
+    hidden = gains - (own[large] - own[small])[both]
     rows = []
     for entry, score in own.iterrows():
         row = {"architecture": entry}
@@ -60,8 +63,8 @@ def protocols(
         row["original's models, frozen exam"] = interval_text(
             frozen["interval"].get(entry)
         )
+        row["hidden by the own exams"] = signed(hidden.get(entry, np.nan), 4)
         rows.append(row)
-    both = frozen.index.intersection(own.index)
     up = [e for e in both if frozen.loc[e, "interval"].low > 0]
     words = own["percent"].map(band).value_counts()
     said = (
@@ -70,7 +73,7 @@ def protocols(
         f"{', '.join(f'{n} {word}' for word, n in words.items())}. On the frozen exam "
         f"the very same models gain beyond the uncertainty over documents in {len(up)} "
         f"of {len(both)} architectures ({listed(up)}). "
-        f"{_exams_apart(old, own, frozen.loc[both])}"
+        f"{_exams_apart(old, hidden)}"
     )
     lack = [entry for entry in old["entry"].unique() if entry not in own.index]
     if lack:
@@ -78,10 +81,8 @@ def protocols(
     return pd.DataFrame(rows), said
 
 
-def _exams_apart(
-    reported: pd.DataFrame, own: pd.DataFrame, frozen: pd.DataFrame
-) -> str:
-    """Say what the own exams hide of each gain, and how much their difficulty hides.
+def _exams_apart(reported: pd.DataFrame, hidden: pd.Series) -> str:
+    """Say how much of what the own exams hide of each gain is their difficulty.
 
     Difficulty is judged by six fitted numbers, which hardly learn from more data.
     """
@@ -94,23 +95,15 @@ def _exams_apart(
     six_own, six_frozen = (
         after - before for before, after in zip(*scores, strict=True)
     )
-    said = [
-        "Six fitted numbers, which hardly learn from more data, change by "
-        f"{signed(six_own, 4)} from one own exam to the other, and by "
-        f"{signed(six_frozen, 4)} on the frozen one."
-    ]
-    for entry, interval in frozen["interval"].items():
-        change = own.loc[entry, large] - own.loc[entry, small]
-        hidden, harder = interval.estimate - change, six_frozen - six_own
-        said.append(
-            f"**{entry}** gains {signed(interval.estimate, 4)} on the frozen exam and "
-            f"{signed(change, 4)} from one own exam to the other. Of the difference, "
-            f"{signed(hidden, 4)}, the two exams' difficulty, by six numbers, is "
-            f"{signed(harder, 4)}; the rest, {signed(hidden - harder, 4)}, is what an "
-            "exam on its own training documents gives a network, more at one size than "
-            "at the other."
-        )
-    return " ".join(said)
+    harder = six_frozen - six_own
+    return (
+        f"From one own exam to the other {span(hidden, 4)} of that gain is hidden. Six "
+        "fitted numbers, which hardly learn from more data, change by "
+        f"{signed(six_own, 4)} between them and by {signed(six_frozen, 4)} on the "
+        f"frozen one: {signed(harder, 4)} of what is hidden is the exams' difficulty. "
+        f"The rest, {span(hidden - harder, 4)}, is what an exam on its own training "
+        "documents gives a network, more at one size than at the other."
+    )
 
 
 def causes(reported: pd.DataFrame, everything: pd.DataFrame) -> pd.DataFrame:
