@@ -47,7 +47,8 @@ def run_recurrent(layer: nn.LSTM | nn.GRU, x: Tensor) -> Tensor:
     """Return the states of one of torch's own layers, in the type of its weights.
 
     On a GPU, autocast would have cuDNN compute them in float16, whatever type was asked
-    for, and gradients of a mean over all dimensions are too small for that.
+    for (pytorch/pytorch#42385), and gradients of a mean over all dimensions are too
+    small for that.
     """
     with torch.autocast(x.device.type, enabled=False):
         states, _ = layer(x.to(layer.weight_hh_l0.dtype))
