@@ -175,3 +175,10 @@ def test_the_readme_is_told_between_its_marks(tmp_path):
     assert readme.read_text() == "# Title\n{}\nThe new answer.\n{}\nrest\n".format(
         *marks
     )
+
+
+def test_a_study_without_a_name_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["publishing", "", "--render"])
+    with pytest.raises(SystemExit):
+        publishing.main()
+    assert "such as: make rebuild STUDY=reference" in capsys.readouterr().err

@@ -297,6 +297,8 @@ def main() -> None:
     parser.add_argument("--ship", default="", help="the entry whose model ships")
     parser.add_argument("--render", action="store_true", help="only render the report")
     arguments = parser.parse_args()
+    if not arguments.study:  # make rebuild, without STUDY=
+        parser.error("name a study, such as: make rebuild STUDY=reference")
     report = Path("reports") / arguments.study
     if arguments.render:
         render(report)
