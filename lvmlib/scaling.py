@@ -47,6 +47,11 @@ class CurveFit:
     agreeing: int
     at_bound: tuple[str, ...] = ()
 
+    @property
+    def is_sure(self) -> bool:
+        """Whether the optimiser converged, at no parameter's bound."""
+        return self.converged and not self.at_bound
+
     def predict(self, sizes: ArrayLike) -> np.ndarray:
         """Return the fitted losses at `sizes`, in their shape."""
         sizes, values = np.asarray(sizes, dtype=np.float64), self.parameters
@@ -267,7 +272,7 @@ def _from_near(point: CurveFit) -> Callable[[ArrayLike, ArrayLike], CurveFit]:
     def fit(sizes: ArrayLike, losses: ArrayLike) -> CurveFit:
         if near:
             found = fit_power_law(sizes, losses, starts=near)
-            if found.converged and not found.at_bound:
+            if found.is_sure:
                 return found
         return fit_power_law(sizes, losses, starts=near + distant)
 

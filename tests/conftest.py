@@ -16,6 +16,7 @@ import torch
 from studies import LARGE, SMALL, write_pairs, write_run
 
 torch.set_num_threads(1)
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 
 LENGTHS = (24, 9, 31, 6, 18, 27, 12, 40, 15, 22, 8, 30, 19, 11, 26, 14, 33, 7, 25, 23)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from conftest import needs_cuda
 from torch import nn
 
 from lvmlib.benchmark.control import plain_amn, plain_gru, plain_lstm, plain_transformer
@@ -52,7 +53,7 @@ def test_recurrent_layers_of_torch_keep_out_of_autocast(plain):
     torch.testing.assert_close(rounded, expected, rtol=0, atol=0.02)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@needs_cuda
 @pytest.mark.parametrize("name", ["lstm", "gru"])
 def test_small_gradients_survive_mixed_precision_on_a_gpu(name):
     torch.manual_seed(0)

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import drifting_vectors
+from conftest import drifting_vectors, needs_cuda
 
 from lvmlib import training
 from lvmlib.evaluation import cosine
@@ -70,10 +70,9 @@ def same_weights(one, other) -> bool:
     )
 
 
-def same_history(one, other) -> bool:
-    pd.testing.assert_frame_equal(
-        one.drop(columns="seconds"), other.drop(columns="seconds"), check_exact=True
-    )
+def same_history(one, other, rtol=0.0) -> bool:
+    tables = [table.drop(columns="seconds") for table in (one, other)]
+    pd.testing.assert_frame_equal(*tables, check_exact=not rtol, rtol=rtol)
     return True
 
 
@@ -262,9 +261,6 @@ def test_training_on_resident_vectors_is_training(
     assert same_weights(model, other)
 
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-
-
 @needs_cuda
 def test_a_gpu_gets_what_the_cpu_gets(dataset, split, tmp_path):
     recipe = replace(RECIPE, device="cuda")
@@ -306,8 +302,7 @@ def test_a_recorded_update_is_the_plain_one(
     _, history = run(tmp_path / "recorded", dataset, split, recipe, name)
     monkeypatch.setattr(training, "GraphedUpdate", lambda _: training._update)
     _, expected = run(tmp_path / "plain", dataset, split, recipe, name)
-    both = [table.drop(columns="seconds") for table in (history, expected)]
-    pd.testing.assert_frame_equal(*both, rtol=1e-5)
+    assert same_history(history, expected, rtol=1e-5)
 
 
 @needs_cuda
@@ -328,8 +323,7 @@ def test_resuming_recorded_updates_is_the_same_as_never_stopping(
     with pytest.raises(InterruptedError):
         run(*given, checkpoint_seconds=0)
     _, history = run(*given)
-    both = [table.drop(columns="seconds") for table in (history, expected)]
-    pd.testing.assert_frame_equal(*both, rtol=1e-5)
+    assert same_history(history, expected, rtol=1e-5)
 
 
 def sort_rows(windows):

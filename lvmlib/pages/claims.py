@@ -77,7 +77,8 @@ class Evidence:
         """
         said = []
         for name, word in zip(architectures, self.verdicts(architectures), strict=True):
-            texts = [" ".join(filter(None, [name, self._change(name), word]))]
+            change = _text(self.changes["interval"].get(name))
+            texts = [" ".join(filter(None, [name, change, word]))]
             if name not in self.changes.index:
                 own = self.everything[self.everything["architecture"] == name]
                 texts += [
@@ -86,9 +87,6 @@ class Evidence:
                 ]
             said.append(", ".join(texts))
         return "; ".join(said)
-
-    def _change(self, architecture: str) -> str:
-        return _text(self.changes["interval"].get(architecture))
 
 
 def table(

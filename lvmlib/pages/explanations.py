@@ -204,8 +204,9 @@ def _at_other_rates(
     alike = everything["entry"] != base["entry"].iloc[0]
     for column in ("architecture", "protocol", "arm", "size"):
         alike &= everything[column] == base[column].iloc[0]
+    own = _rate(base)
     for _, cell in everything[alike].groupby("entry", sort=False):
-        if set(cell["seed"]) & set(base["seed"]) and _rate(cell) != _rate(base):
+        if set(cell["seed"]) & set(base["seed"]) and _rate(cell) != own:
             yield cell
 
 

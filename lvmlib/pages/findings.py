@@ -275,7 +275,7 @@ def curve_said(runs: pd.DataFrame, curves: dict[str, dict[str, ResampledCurve]])
             low, high = curve.interval("gain")
             if abs(curve.held_out_error) > (high - low) / 2:
                 missed.append(f"{form} by {signed(curve.held_out_error, 4)}")
-            flag = "" if _is_sure(curve) else ", unsure"
+            flag = "" if curve.fit.is_sure else ", unsure"
             gains.append(
                 f"{signed(curve.fit.gain())} [{signed(low)}, {signed(high)}] "
                 f"({form}{flag})"
@@ -302,10 +302,6 @@ def curve_said(runs: pd.DataFrame, curves: dict[str, dict[str, ResampledCurve]])
     return "\n\n".join(said)
 
 
-def _is_sure(curve: ResampledCurve) -> bool:
-    return curve.fit.converged and not curve.fit.at_bound
-
-
 def _best_and_ridge(curves: dict[str, dict[str, ResampledCurve]]) -> str:
     """Say where the best network and ridge would be with ten times more data.
 
@@ -315,7 +311,7 @@ def _best_and_ridge(curves: dict[str, dict[str, ResampledCurve]]) -> str:
     for form in next(iter(curves.values())):
         laws = {name: forms[form] for name, forms in curves.items()}
         ridge = laws.pop("ridge")
-        laws = {name: curve for name, curve in laws.items() if _is_sure(curve)}
+        laws = {name: curve for name, curve in laws.items() if curve.fit.is_sure}
         if not laws:
             continue
         top = max(laws, key=lambda name: laws[name].fit.reach())

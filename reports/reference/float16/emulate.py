@@ -50,8 +50,8 @@ def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         if t:
             d_state = torch.addmm(grad[t - 1], half(d_gates[t].flatten(1)), w_hh)
             d_cell = d_cell * f[t]
-    vanished.append((half(d_gates) == 0).float().mean().item())
     d_gates = half(d_gates).flatten(2)
+    vanished.append((d_gates == 0).float().mean().item())
     d_bias = half(d_gates.sum((0, 1)))
     d_w_ih = half(layers._weight_gradient(d_gates, x))
     d_w_hh = half(layers._weight_gradient(d_gates[1:], states[:-1]))
