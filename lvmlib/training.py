@@ -605,14 +605,25 @@ def training_status(history: pd.DataFrame, constant_level: float) -> str:
     Returns
     -------
     status : str
-        "diverged" (a loss was not finite), "collapsed" (the training cosine fell from
-        its own earlier best back to the constant-mean level), "unlearned" (it never
-        left that level) or "trained". At the level means within 0.02 of it.
+        "diverged" (a loss was not finite), "collapsed" (it fell from its own earlier
+        best back to the constant-mean level), "unlearned" (it never left that level)
+        or "trained". See `at_constant_level`.
     """
-    cosine = history["train_cosine"].to_numpy()
     if not np.isfinite(history[["train_loss", "validation_cosine"]].to_numpy()).all():
         return "diverged"
-    at_level = cosine <= constant_level + LEVEL_TOLERANCE
+    at_level = at_constant_level(history, constant_level)
     if at_level.all():
         return "unlearned"
-    return "collapsed" if at_level[-1] else "trained"
+    return "collapsed" if at_level.iloc[-1] else "trained"
+
+
+def at_constant_level(history: pd.DataFrame, level: float) -> pd.Series:
+    """Say for each epoch whether it ended within 0.02 of a constant mean's cosine.
+
+    By the training cosine, or by a validation cosine that fell along with it: the
+    former is a mean over the epoch and hides a collapse within the last one.
+    """
+    training, validation = history["train_cosine"], history["validation_cosine"]
+    fell = training < training.cummax()
+    edge = level + LEVEL_TOLERANCE
+    return (training <= edge) | (fell & (validation <= edge))

@@ -11,11 +11,14 @@ from lvmlib.study import load_study
 
 
 def test_a_fall_is_a_return_to_the_level_from_above():
-    def at(*cosines):
-        return explanations.fall(pd.Series(cosines, index=range(1, 5)), level=0.2)
+    def at(*cosines, last=0.5):
+        columns = {"train_cosine": cosines, "validation_cosine": [0.5, 0.5, 0.5, last]}
+        history = pd.DataFrame(columns, index=range(1, 5))
+        return explanations.fall(history, level=0.2)
 
     assert at(0.1, 0.5, 0.55, 0.21) == 4
     assert at(0.1, 0.5, 0.22, 0.2) == 3
+    assert at(0.4, 0.5, 0.55, 0.4, last=0.17) == 4
     assert np.isnan(at(0.1, 0.2, 0.3, 0.4))
     assert np.isnan(at(0.1, 0.15, 0.2, 0.21))
 

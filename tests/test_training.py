@@ -756,6 +756,13 @@ def test_status_by_the_training_cosine(cosines, expected):
     assert status(cosines) == expected
 
 
+def test_a_collapse_within_the_last_epoch_shows_in_validation():
+    validation = [0.53, 0.55, 0.17]  # graphmert-smooth at 232,605 vectors, seed 2
+    assert status([0.54, 0.57, 0.33], 0.2, validation_cosine=validation) == "collapsed"
+    # Validation falls while training goes on rising: overfitting, if anything.
+    assert status([0.54, 0.57, 0.58], 0.2, validation_cosine=validation) == "trained"
+
+
 def test_status_of_losses_that_are_not_finite():
     assert status([0.5, 0.5], train_loss=[0.1, math.nan]) == "diverged"
     assert status([0.5, 0.5], train_loss=[0.1, math.inf]) == "diverged"

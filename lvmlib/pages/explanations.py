@@ -33,7 +33,7 @@ from lvmlib.parameters import model_options
 from lvmlib.runs import load_run
 from lvmlib.scaling import ResampledCurve
 from lvmlib.statistics import MARGIN, Interval, clustered_interval, format_interval
-from lvmlib.training import LEVEL_TOLERANCE
+from lvmlib.training import at_constant_level
 
 DIP = 0.01  # cosine; a larger fall from one epoch to the next is no noise
 
@@ -53,7 +53,7 @@ def graphmert_runs(everything: pd.DataFrame, reported: pd.DataFrame) -> pd.DataF
             history, used = run.history.set_index("epoch"), run.info["parameters"]
             level = run.info["training_mean_cosine"]
             cosine, norms = history["train_cosine"], history["gradient_norm_max"]
-            fell, steepest = fall(cosine, level), history.loc[norms.idxmax()]
+            fell, steepest = fall(history, level), history.loc[norms.idxmax()]
             rows.append(
                 row
                 | {"warmup": used["warmup"], "level": level, "history": history}
@@ -67,9 +67,9 @@ def graphmert_runs(everything: pd.DataFrame, reported: pd.DataFrame) -> pd.DataF
     return unique.drop_duplicates("folder") if rows else unique
 
 
-def fall(cosine: pd.Series, level: float) -> float:
-    """Return the epoch when the training cosine fell back to the level; NaN if not."""
-    at_level = cosine <= level + LEVEL_TOLERANCE
+def fall(history: pd.DataFrame, level: float) -> float:
+    """Return the epoch (the index) when training fell back to the level; NaN if not."""
+    at_level = at_constant_level(history, level)
     after = at_level & (~at_level).cummax()
     return float(after.idxmax()) if after.any() else float("nan")
 

@@ -27,8 +27,8 @@ RANKINGS = {
     "all_with_context": "all test vectors, context left in",
 }
 STATUS = {
-    "collapsed": "The training cosine fell from its own best back to the level of a "
-    "constant mean vector: a failure of optimisation, not overfitting.",
+    "collapsed": "Training fell from its own best back to the level of a constant mean "
+    "vector: a failure of optimisation, not overfitting. The best epoch is scored.",
     "unlearned": "The training cosine never left the level of a constant mean vector: "
     "the score says nothing about the architecture yet.",
     "diverged": "The loss was not finite; the best weights before that are scored.",
