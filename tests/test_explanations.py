@@ -1,73 +1,11 @@
-"""GraphMERT, rates and hypotheses, on made-up studies whose numbers are known."""
+"""Rates, arithmetic and hypotheses, on made-up studies whose numbers are known."""
 
-import numpy as np
-import pandas as pd
 import pytest
 from studies import LARGE, SMALL, write_run
 
-from lvmlib.pages import explanations, plots, protocols
+from lvmlib.pages import explanations, protocols
 from lvmlib.pages.summary import main_runs
 from lvmlib.study import load_study
-
-
-def test_a_fall_is_a_return_to_the_level_from_above():
-    def at(*cosines, last=0.5):
-        columns = {"train_cosine": cosines, "validation_cosine": [0.5, 0.5, 0.5, last]}
-        history = pd.DataFrame(columns, index=range(1, 5))
-        return explanations.fall(history, level=0.2)
-
-    assert at(0.1, 0.5, 0.55, 0.21) == 4
-    assert at(0.1, 0.5, 0.22, 0.2) == 3
-    assert at(0.4, 0.5, 0.55, 0.4, last=0.17) == 4
-    assert np.isnan(at(0.1, 0.2, 0.3, 0.4))
-    assert np.isnan(at(0.1, 0.15, 0.2, 0.21))
-
-
-def test_graphmert_versions(tmp_path):
-    collapsed = {"train_cosine": [0.5, 0.2], "gradient_norm_max": [90.0, 4.0]}
-    collapsed |= {"gradient_norm_max_step": [7, 19]}
-    plain = {"history": collapsed, "status": "collapsed", "used": {"warmup": 0.0}}
-    write_run(tmp_path, "graphmert", SMALL, 0.3, **plain)
-    write_run(tmp_path, "graphmert-gpu", SMALL, 0.3, **plain, device="cuda")
-    for size, cosine in ((SMALL, 0.5), (LARGE, 0.52)):
-        used = {"used": {"mask": "smooth"}, "validation_cosine": cosine + 0.1}
-        write_run(tmp_path, "graphmert-smooth", size, cosine, **used)
-    everything = load_study(tmp_path)
-    rows = explanations.graphmert_runs(everything, everything[:0])
-    table = explanations.graphmert_table(rows).set_index(["entry", "vectors"])
-    row = table.loc[("graphmert", "80,634")]
-    assert row["fell back at epoch (by update)"] == "2 (20)"
-    assert row["best training cosine (epoch)"] == "0.5000 (1)"
-    assert row["largest gradient norm (epoch, update)"] == "90 (1, 7)"
-    assert row["warm-up"] == "0%"
-    smooth = table.loc[("graphmert-smooth", "232,605")]
-    assert smooth["mask"] == "smooth"
-    assert smooth["fell back at epoch (by update)"] == "—"
-    assert smooth["largest gradient norm (epoch, update)"] == "4 (2, not kept)"
-    said = explanations.graphmert_said(rows, everything)
-    assert "**Collapsed:** graphmert at 80,634 (controlled), graphmert-gpu at" in said
-    assert "graphmert-gpu differs" not in said  # it repeats graphmert
-    assert "graphmert-smooth differs from graphmert by +0.2000" in said
-    assert "Of 2 versions at 80,634 vectors graphmert-smooth has the best valid" in said
-    assert "cosine (0.6000)." in said
-    assert "versions at 232,605" not in said
-    assert "graphmert-smooth changes by +0.0200" in said
-    assert "no verdict (one seed)" in said
-    assert "fell back to the constant mean in 2 of 4 runs." in said
-    assert "recipe is not" not in said  # none of these runs stored epochs
-    assert len(plots.collapse(rows).axes) == 2
-
-
-def test_graphmerts_recipe_is_set_beside_that_of_the_others(tmp_path):
-    mine = {"epochs": 4, "batch_size": 32, "schedule": "cosine"}
-    write_run(tmp_path, "graphmert", SMALL, 0.5, used=mine)
-    write_run(tmp_path, "amn", SMALL, 0.5, used=mine | {"epochs": 8})
-    write_run(tmp_path, "amn-half-rate", SMALL, 0.5, used=mine | {"epochs": 9})
-    everything = load_study(tmp_path)
-    rows = explanations.graphmert_runs(everything, everything[:0])
-    said = explanations.graphmert_said(rows, everything)
-    assert "constant mean in 0 of 1 run." in said
-    assert "(epochs 4, theirs 8): beside theirs, its scores compare recipes" in said
 
 
 def test_rates_are_compared_by_validation_with_the_same_seed(study):
@@ -85,17 +23,45 @@ def test_rates_are_compared_by_validation_with_the_same_seed(study):
 
 
 def test_what_data_change_is_said_at_another_rate_of_both_sizes(study):
-    said = explanations.contrast_at_other_rates
-    assert said(load_study(study)).startswith("*Not measured yet:* both sizes at")
+    def found():
+        return explanations.contrasts_at_other_rates(load_study(study))
+
+    said = explanations.other_rates_said
+    assert said(found()).startswith("*Not measured yet:* both sizes at")
+    assert explanations.rate_answer(found()) == []
     half = {"used": {"learning_rate": 0.0005}}
     write_run(study, "amn-half-rate", LARGE, 0.57, validation_cosine=0.7, **half)
-    assert said(load_study(study)).startswith("*Not measured yet:* both sizes at")
+    assert said(found()).startswith("*Not measured yet:* both sizes at")
     write_run(study, "amn-half-rate", SMALL, 0.45, validation_cosine=0.2, **half)
-    text = said(load_study(study))
-    assert text.startswith("**amn with 0.0005 at both sizes** changes from 80,634 to")
-    assert "by +0.1200" in text
+    text = said(found())
+    assert text.startswith("**amn with 0.0005 at both sizes** changes by +0.1200")
     assert "(1 seed); at the registered 0.001, same seeds, by +0.0300" in text
     assert "better at each size (0.001 and 0.0005) by +0.0700" in text
+    (answer,) = explanations.rate_answer(found())
+    assert "more data changes amn by +0.0700 [" in answer
+    assert "instead of +0.0300 (1 seed)." in answer
+
+
+def test_the_best_of_all_rates_stands_beside_the_best_baseline(study):
+    half = {"used": {"learning_rate": 0.0005}}
+    write_run(study, "amn-half-rate", LARGE, 0.57, validation_cosine=0.7, **half)
+    said = explanations.best_of_all_rates(load_study(study))
+    assert "at 232,605 vectors, amn with 0.0005 validates best. Its test" in said
+    assert "cosine is 0.5700; against" in said
+
+
+def test_curves_at_another_rate_need_four_sizes(study):
+    def sizes():
+        found = explanations.runs_at_other_rates(load_study(study))
+        return sorted(found["size"])
+
+    for size in (10_000, 20_000, SMALL, LARGE):
+        assert sizes() == []
+        if size not in (SMALL, LARGE):  # which are there
+            write_run(study, "amn", size, 0.5)
+        half = {"learning_rate": 0.0005}
+        write_run(study, "amn-half-rate", size, 0.5, used=half)
+    assert sizes() == [10_000, 20_000, SMALL, LARGE]
 
 
 def test_dips_are_falls_of_validation_from_one_epoch_to_the_next(study):

@@ -11,7 +11,15 @@ from scipy import stats
 from studies import LARGE, SMALL, noise, write_run
 
 from lvmlib.comparison import compare_sizes
-from lvmlib.pages import claims, explanations, findings, plots, protocols, summary
+from lvmlib.pages import (
+    claims,
+    collapse,
+    explanations,
+    findings,
+    plots,
+    protocols,
+    summary,
+)
 from lvmlib.pages.report import signed
 from lvmlib.runs import RunError
 from lvmlib.study import load_study
@@ -56,7 +64,7 @@ def test_every_section_bears_missing_runs(tmp_path):
         findings.over_baselines(runs)[1],
         findings.superiority_said(findings.superiority(runs, LARGE), LARGE),
         findings.stories(runs)[1],
-        explanations.graphmert_said(explanations.graphmert_runs(runs, runs[:0]), runs),
+        collapse.graphmert_said(collapse.graphmert_runs(runs, runs[:0]), runs),
         explanations.rate_said(explanations.rates(runs), runs),
     ]
     for sentence in said:

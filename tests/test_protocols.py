@@ -3,7 +3,7 @@
 import pytest
 from studies import LARGE, SMALL, write_run
 
-from lvmlib.pages import explanations, findings, protocols
+from lvmlib.pages import collapse, findings, protocols
 from lvmlib.study import load_study
 
 
@@ -62,7 +62,7 @@ def test_a_study_under_the_original_protocol_is_its_own(tmp_path):
     assert "controlled study" not in row
     assert "graphmert under the original protocol" in said
     assert set(protocols.causes(reported, everything)["cause"]) == {"other exam"}
-    assert len(explanations.graphmert_runs(everything, reported)) == 1
+    assert len(collapse.graphmert_runs(everything, reported)) == 1
 
 
 def test_each_cause_alone(study):

@@ -1,4 +1,4 @@
-"""GraphMERT's runs, other rates, other machines, and the report's four hypotheses.
+"""Other rates, other machines, and the original report's four hypotheses.
 
 Functions take tables of `load_study`, as in `lvmlib.pages.findings`.
 """
@@ -8,11 +8,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from html import escape
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from lvmlib.comparison import compare, compare_sizes, registered, window_scores
+from lvmlib.comparison import (
+    BASELINES,
+    compare,
+    over_baseline,
+    registered,
+    window_scores,
+)
 from lvmlib.pages.findings import (
     contrasts,
     interval_text,
@@ -24,156 +31,17 @@ from lvmlib.pages.report import counted, signed, span
 from lvmlib.pages.summary import (
     ARMS,
     REPORTED_SIZES,
+    best_baseline,
     headline_sizes,
     main_runs,
     sides,
     verdicts,
 )
-from lvmlib.parameters import model_options
 from lvmlib.runs import load_run
 from lvmlib.scaling import ResampledCurve
 from lvmlib.statistics import MARGIN, Interval, clustered_interval, format_interval
-from lvmlib.training import at_constant_level
 
 DIP = 0.01  # cosine; a larger fall from one epoch to the next is no noise
-
-
-def graphmert_runs(everything: pd.DataFrame, reported: pd.DataFrame) -> pd.DataFrame:
-    """Return the GraphMERT runs of both studies with what became of each.
-
-    Adds the recipe (warmup, mask), the constant-mean `level`, and epochs: of the best
-    training cosine (`peak`), of the fall back to the level (`fell`: NaN if it did not)
-    and of the largest gradient norm (`steepest`, with its update in `steepest_step`:
-    NaN in histories of before it was kept).
-    """
-    rows = []
-    for runs in (reported, everything):
-        for row in runs[runs["architecture"] == "graphmert"].to_dict("records"):
-            run = load_run(row["folder"])
-            history, used = run.history.set_index("epoch"), run.info["parameters"]
-            level = run.info["training_mean_cosine"]
-            cosine, norms = history["train_cosine"], history["gradient_norm_max"]
-            fell, steepest = fall(history, level), history.loc[norms.idxmax()]
-            rows.append(
-                row
-                | {"warmup": used["warmup"], "level": level, "history": history}
-                | {"mask": used.get("mask", model_options("graphmert")["mask"])}
-                | {"peak": cosine.idxmax(), "peak_cosine": cosine.max()}
-                | {"fell": fell, "fell_step": history["step"].get(fell, np.nan)}
-                | {"steepest": steepest.name, "norm": norms.max()}
-                | {"steepest_step": steepest.get("gradient_norm_max_step", np.nan)}
-            )
-    unique = pd.DataFrame(rows)
-    return unique.drop_duplicates("folder") if rows else unique
-
-
-def fall(history: pd.DataFrame, level: float) -> float:
-    """Return the epoch (the index) when training fell back to the level; NaN if not."""
-    at_level = at_constant_level(history, level)
-    after = at_level & (~at_level).cummax()
-    return float(after.idxmax()) if after.any() else float("nan")
-
-
-def graphmert_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Format what `graphmert_runs` returns."""
-    if rows.empty:
-        return rows
-    digits = "{:.4f}".format
-    peaks = zip(rows["peak_cosine"].map(digits), rows["peak"], strict=True)
-    falls = zip(rows["fell"], rows["fell_step"], strict=True)
-    norms = zip(rows["norm"], rows["steepest"], rows["steepest_step"], strict=True)
-    return pd.DataFrame(
-        {
-            "entry": rows["entry"],
-            "vectors": rows["size"].map("{:,}".format),
-            "status": rows["status"],
-            "fell back at epoch (by update)": [
-                "—" if np.isnan(e) else f"{e:.0f} ({step:,.0f})" for e, step in falls
-            ],
-            "best training cosine (epoch)": [f"{c} ({e})" for c, e in peaks],
-            "last": [digits(h["train_cosine"].iloc[-1]) for h in rows["history"]],
-            "constant mean": rows["level"].map(digits),
-            "largest gradient norm (epoch, update)": [
-                f"{n:.3g} ({e}, {'not kept' if np.isnan(step) else f'{step:,.0f}'})"
-                for n, e, step in norms
-            ],
-            "test cosine": rows["test_cosine"].map(digits),
-            "warm-up": rows["warmup"].map("{:.0%}".format),
-            "mask": rows["mask"],
-            "precision": rows["precision"],
-            "protocol": rows["protocol"].str.replace("_", " "),
-        }
-    )
-
-
-def graphmert_said(rows: pd.DataFrame, everything: pd.DataFrame) -> str:
-    """Say which versions collapsed, what the changes did, and whether it scales."""
-    if rows.empty:
-        return not_measured("any GraphMERT run")
-    said = []
-    for status, part in rows.groupby("status", sort=False):
-        names = [f"{r.entry} at {r.size:,} ({r.protocol})" for r in part.itertuples()]
-        said.append(f"**{status.capitalize()}:** {', '.join(names)}.")
-    said.append(
-        f"Training fell back to the constant mean in {rows['fell'].notna().sum()} of "
-        f"{counted(len(rows), 'run')}.{_other_recipe(everything)}"
-    )
-    own = everything[everything["architecture"] == "graphmert"]
-    own = own[~_decisive(own, "seed").duplicated()]  # no repeats on another machine
-    plain = own[own["entry"] == "graphmert"]
-    for (entry, size), cell in own.groupby(["entry", "size"], sort=False):
-        same = plain[(plain["size"] == size) & (plain["entry"] != entry)]
-        if set(same["seed"]) & set(cell["seed"]):
-            found = compare(cell, same)
-            said.append(
-                f"At {size:,} vectors {entry} differs from graphmert by "
-                f"{interval_text(found)} in test cosine "
-                f"({counted(found.seeds, 'seed')})."
-            )
-    said += [
-        f"Of {len(means)} versions at {size:,} vectors {means.idxmax()} has the best "
-        f"validation cosine ({means.max():.4f})."
-        for size, cell in own.groupby("size")
-        for means in [cell.groupby("entry")["validation_cosine"].mean()]
-        if len(means) > 1
-    ]
-    small, large = headline_sizes(everything)
-    changes = compare_sizes(own, small, large)
-    for row in changes.itertuples() if small < large else ():
-        said.append(
-            f"From {small:,} to {large:,} vectors {row.entry} changes by "
-            f"{interval_text(row.interval)}: {row.verdict}."
-        )
-    if changes.empty or small == large:
-        said.append(not_measured(f"a GraphMERT at both {small:,} and {large:,}"))
-    return " ".join(said)
-
-
-RECIPE = ("epochs", "batch_size", "schedule")  # parameters
-
-
-def _other_recipe(everything: pd.DataFrame) -> str:
-    """Say how GraphMERT's recipe differs from that of the other networks, or nothing.
-
-    Parameters that an old run did not store count as not differing.
-    """
-    used: list[dict[str, set]] = []
-    own, main = everything["architecture"] == "graphmert", main_runs(everything)
-    for part in (everything[own], main[main["architecture"] != "graphmert"]):
-        stored = [load_run(folder).info["parameters"] for folder in part["folder"]]
-        used.append({key: {s[key] for s in stored if key in s} for key in RECIPE})
-    said = [
-        f"{key.replace('_', ' ')} {listed(sorted(map(str, mine)))}, theirs "
-        f"{listed(sorted(map(str, used[1][key])))}"
-        for key, mine in used[0].items()
-        if mine and used[1][key] and mine != used[1][key]
-    ]
-    if not said:
-        return ""
-    return (
-        f" Its recipe is not that of the other networks ({'; '.join(said)}): beside "
-        "theirs, its scores compare recipes too."
-    )
 
 
 def rates(everything: pd.DataFrame) -> pd.DataFrame:
@@ -210,15 +78,20 @@ def _at_other_rates(
             yield cell
 
 
-def contrast_at_other_rates(everything: pd.DataFrame) -> str:
-    """Say what more data changes at another rate, where both sizes were trained at it.
+def contrasts_at_other_rates(everything: pd.DataFrame) -> pd.DataFrame:
+    """Return what more data changes where both headline sizes had another rate, too.
 
-    Beside the registered rate with the same seeds, and the better rate of each size by
-    validation cosine.
+    Returns
+    -------
+    DataFrame
+        A row an entry and rate: entry, rate, own (the registered one), seeds (which all
+        four cells have), and the intervals `other` (that rate at both sizes),
+        `registered` and `better` (of the two, what validates better at each size; those
+        are in `rates`).
     """
     runs = main_runs(everything)
     sizes = headline_sizes(runs)
-    said = []
+    rows = []
     for entry, base in runs.groupby("entry", sort=False):
         sides = [base[base["size"] == size] for size in sizes]
         if any(side.empty for side in sides) or sizes[0] == sizes[1]:
@@ -229,34 +102,92 @@ def contrast_at_other_rates(everything: pd.DataFrame) -> str:
         )
         for rate in [rate for rate in small if rate in large]:
             pairs = zip(sides, (small[rate], large[rate]), strict=True)
-            said.append(
-                f"**{entry} with {rate:g} at both sizes** changes from {sizes[0]:,} to "
-                f"{sizes[1]:,} vectors by {_at_two_rates(*pairs)}."
-            )
-    return " ".join(said) or not_measured("both sizes at another rate")
+            rows.append({"entry": entry, "rate": rate} | _at_two_rates(*pairs))
+    columns = ["entry", "rate", "own", "seeds", "other", "registered", "better"]
+    return pd.DataFrame(rows, columns=[*columns, "rates"])
 
 
 Pair = tuple[pd.DataFrame, pd.DataFrame]  # a size at the registered rate, at the other
 
 
-def _at_two_rates(small: Pair, large: Pair) -> str:
+def _at_two_rates(small: Pair, large: Pair) -> dict[str, Any]:
     seeds = set.intersection(*(set(cell["seed"]) for cell in small + large))
     before, after = (
         [cell[cell["seed"].isin(seeds)] for cell in pair] for pair in (small, large)
-    )
-    registered, other = (
-        interval_text(compare(large, small))
-        for small, large in zip(before, after, strict=True)
     )
     better = [
         max(pair, key=lambda cell: cell["validation_cosine"].mean())
         for pair in (before, after)
     ]
-    rates = " and ".join(f"{_rate(cell):g}" for cell in better)
+    return {
+        "own": _rate(before[0]),
+        "seeds": len(seeds),
+        "registered": compare(after[0], before[0]),
+        "other": compare(after[1], before[1]),
+        "better": compare(*better[::-1]),
+        "rates": [_rate(cell) for cell in better],
+    }
+
+
+def other_rates_said(found: pd.DataFrame) -> str:
+    """Put what `contrasts_at_other_rates` returns in words."""
+    said = [
+        f"**{row.entry} with {row.rate:g} at both sizes** changes by "
+        f"{interval_text(row.other)} in test cosine ({counted(row.seeds, 'seed')}); at "
+        f"the registered {row.own:g}, same seeds, by {interval_text(row.registered)}; "
+        f"at the rate that validates better at each size "
+        f"({' and '.join(f'{rate:g}' for rate in row.rates)}) by "
+        f"{interval_text(row.better)}."
+        for row in found.itertuples()
+    ]
+    return " ".join(said) or not_measured("both sizes at another rate")
+
+
+def rate_answer(found: pd.DataFrame) -> list[str]:
+    """Say in a sentence, if any, how much of the answer is the rate's.
+
+    Of several rates of an entry, the one with most seeds.
+    """
+    found = found.sort_values("seeds", kind="stable").groupby("entry").tail(1)
+    changes = [
+        f"{row.entry} by {interval_text(row.better)} instead of "
+        f"{signed(row.registered.estimate, 4)} ({counted(row.seeds, 'seed')})"
+        for row in found.itertuples()
+    ]
+    if not changes:
+        return []
+    return [
+        "**Is it the learning rate?** In part. Where another one was tried as well, "
+        "after the registered scores were seen, and each size is given the one that "
+        f"validates better, more data changes {listed(changes)}."
+    ]
+
+
+def runs_at_other_rates(everything: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs of entries at another rate that have the sizes for a curve."""
+    bases = main_runs(everything).groupby(["entry", "size"], sort=False)
+    cells = [cell for _, base in bases for cell in _at_other_rates(everything, base)]
+    found = pd.concat(cells) if cells else everything[:0]
+    return found[found.groupby("entry")["size"].transform("nunique") > 3]
+
+
+def best_of_all_rates(everything: pd.DataFrame) -> str:
+    """Set the network that validates best, of all rates, beside the best baseline."""
+    runs = main_runs(everything)
+    _, large = headline_sizes(runs)
+    cells = []
+    for _, base in runs[runs["size"] == large].groupby("entry", sort=False):
+        cells += [base, *_at_other_rates(everything, base)]
+    if not cells:
+        return not_measured(f"any rate at {large:,} vectors")
+    best = max(cells, key=lambda cell: cell["validation_cosine"].mean())
+    name, cosine = best_baseline(best)
     return (
-        f"{other} in test cosine ({counted(len(seeds), 'seed')}); at the registered "
-        f"{_rate(before[0]):g}, same seeds, by {registered}; at the rate that validates"
-        f" better at each size ({rates}) by {interval_text(compare(*better[::-1]))}"
+        f"Of all networks and rates at {large:,} vectors, "
+        f"{best['architecture'].iloc[0]} with {_rate(best):g} validates best. Its test "
+        f"cosine is {best['test_cosine'].mean():.4f}; against {BASELINES[name]} "
+        f"({cosine:.4f}) that is {interval_text(over_baseline(best, name))} "
+        f"({counted(len(best), 'seed')})."
     )
 
 
@@ -291,10 +222,10 @@ def rate_said(found: pd.DataFrame, runs: pd.DataFrame) -> str:
     for entry, part in found.groupby("entry", sort=False):
         best = part.loc[part["difference"].idxmax()]
         change = f"{signed(best['difference'], 4)} in validation cosine"
+        which = f"the best of {len(part)} other rates" if len(part) > 1 else "another"
         said.append(
-            f"**{entry}:** at {large:,} vectors the best of {len(part)} other rates, "
-            f"{best['rate']:g}, gives {change} against the registered "
-            f"{best['registered']:g}."
+            f"**{entry}:** at {large:,} vectors {which}, {best['rate']:g}, gives "
+            f"{change} against the registered {best['registered']:g}."
         )
     lack = untried(found, runs)
     if lack:
@@ -374,7 +305,7 @@ def arithmetic(everything: pd.DataFrame) -> pd.DataFrame:
         trained both ways.
     """
     rows = []
-    for _, cell in everything.groupby(_decisive(everything), sort=False):
+    for _, cell in everything.groupby(decisive(everything), sort=False):
         ways = dict(list(cell.groupby(_ways(cell))))
         for names in itertools.combinations(ways, 2):
             one, other = (ways[name].drop_duplicates("seed") for name in names)
@@ -386,7 +317,7 @@ def arithmetic(everything: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def _decisive(runs: pd.DataFrame, *also: str) -> pd.Series:
+def decisive(runs: pd.DataFrame, *also: str) -> pd.Series:
     """Return what decides each run's numbers, and the columns `also`, as one text."""
     texts = []
     for row in runs.to_dict("records"):

@@ -19,8 +19,10 @@ from lvmlib.comparison import (
     scores_by_size,
     window_scores,
 )
+from lvmlib.pages.collapse import repeat_name
 from lvmlib.runs import Run
 from lvmlib.statistics import MARGIN, clustered_interval
+from lvmlib.training import GRADIENT_NORM_LIMIT
 
 NETWORK, BASELINE, MUTED = "#0173b2", "#de8f05", "0.55"  # colour-blind safe
 
@@ -227,11 +229,14 @@ def fitted_curves(runs: pd.DataFrame, curves: dict) -> Figure:
 
 
 def collapse(rows: pd.DataFrame) -> Figure:
-    """Draw training cosine and gradient norm of `explanations.graphmert_runs`."""
-    figure, (top, bottom) = plt.subplots(2, 1, figsize=(7, 6), sharex=True)
-    for n, row in enumerate(rows.itertuples()):
+    """Draw training cosine and gradient norm of `collapse.graphmert_runs`."""
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(7, 6.5), sharex=True)
+    cells = rows.groupby(["entry", "size", "protocol"], sort=False).ngroup()
+    for n, row in zip(cells, rows.itertuples(), strict=True):
         label = f"{row.entry}, {row.size:,}, {row.protocol.replace('_', ' ')}"
-        style = {"color": f"C{n % 10}", "marker": "o", "markersize": 4}
+        label += f", seed {row.seed}" if row.seed else ""
+        marker = "osD^v"[row.seed % 5]
+        style = {"color": f"C{n % 10}", "marker": marker, "markersize": 4}
         history = row.history
         top.plot(history.index, history["train_cosine"], label=label, **style)
         top.axhline(row.level, color=f"C{n % 10}", ls=":", lw=1)
@@ -244,6 +249,22 @@ def collapse(rows: pd.DataFrame) -> Figure:
     bottom.set_title("Gradient norm before clipping (dotted: largest of the epoch)")
     bottom.set(xlabel="epoch", ylabel="norm", yscale="log")
     whole_epochs(bottom)
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+def collapse_by_update(updates: pd.DataFrame) -> Figure:
+    """Draw training cosine and gradient norm of `collapse.repeats`."""
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(7, 5), sharex=True)
+    for (precision, start), rows in updates.groupby(["precision", "start"]):
+        label = repeat_name(precision, start)
+        top.plot(rows["update"], rows["cosine"], lw=1, label=label)
+        bottom.plot(rows["update"], rows["gradient_norm"], lw=1)
+    top.set_title("Training cosine of each update's batch")
+    top.set_ylabel("mean cosine")
+    bottom.axhline(GRADIENT_NORM_LIMIT, color="0.2", ls=":", lw=1)
+    bottom.set_title("Gradient norm before clipping (dotted: where it is clipped)")
+    bottom.set(xlabel="update", ylabel="norm", yscale="log")
     figure.legend(loc="outside lower center", ncols=2)
     return figure
 
