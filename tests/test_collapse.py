@@ -52,7 +52,13 @@ def test_graphmert_versions(tmp_path):
     assert "versions at 232,605" not in said
     assert "graphmert-smooth changes by +0.0200" in said
     assert "no verdict (one seed)" in said
-    assert "fell back to the constant mean in 2 of 4 runs." in said
+    assert (
+        "fell back to the constant mean in 2 of 4 runs (graphmert 1 of 1, graph" in said
+    )
+    assert (
+        "smooth 0 of 2; even none in 2 runs would leave room for a fall in up to 78%"
+        in said
+    )
     assert "recipe is not" not in said  # none of these runs stored epochs
     assert len(plots.collapse(rows).axes) == 2
 
@@ -87,7 +93,7 @@ def write_updates(folder, **falls):
 def test_a_collapse_in_float32_acquits_bfloat16(tmp_path):
     falls = {"bf16-mixed_0": 80, "32-true_22000": None, "32-true_23000": 90}
     updates = write_updates(tmp_path, **falls)
-    said = collapse.repeats_said(updates)
+    said = collapse.repeats_said(updates, updates)
     assert "bfloat16 from the beginning collapses (training cosine 0.600 in" in said
     assert "0.150 in the last 50; largest gradient norm 20, at update 23,080)" in said
     assert "float32 from update 22,000 does not (" in said
@@ -99,11 +105,16 @@ def test_a_collapse_in_float32_acquits_bfloat16(tmp_path):
 
 def test_a_collapse_in_bfloat16_alone_leaves_it_suspect(tmp_path):
     falls = {"bf16-mixed_0": 80, "32-true_22000": None}
-    said = collapse.repeats_said(write_updates(tmp_path, **falls))
+    updates = write_updates(tmp_path, **falls)
+    said = collapse.repeats_said(updates, updates)
     assert "Only bfloat16 collapses here: it may be what it takes." in said
 
 
 @pytest.mark.parametrize("plan", ["", "PLAN.md"])
-def test_no_repeat_is_said_to_be_missing(tmp_path, plan):
+def test_no_repeat_is_said_to_be_missing_where_a_run_collapsed(tmp_path, plan):
     updates = collapse.repeats(plan and tmp_path / plan)
-    assert collapse.repeats_said(updates).startswith("*Not measured yet:")
+    rows = pd.DataFrame({"status": ["trained", "collapsed"]})
+    said = collapse.repeats_said(updates, rows)
+    assert said.startswith("*Not measured yet:* a collapse")
+    for none in (rows[:1], rows[:0]):
+        assert collapse.repeats_said(updates, none).startswith("No run")

@@ -104,7 +104,7 @@ def graphmert_said(rows: pd.DataFrame, everything: pd.DataFrame) -> str:
         said.append(f"**{status.capitalize()}:** {', '.join(names)}.")
     said.append(
         f"Training fell back to the constant mean in {rows['fell'].notna().sum()} of "
-        f"{counted(len(rows), 'run')}.{_other_recipe(everything)}"
+        f"{counted(len(rows), 'run')}{_by_version(rows)}.{_other_recipe(everything)}"
     )
     own = everything[everything["architecture"] == "graphmert"]
     own = own[~decisive(own, "seed").duplicated()]  # no repeats on another machine
@@ -137,6 +137,20 @@ def graphmert_said(rows: pd.DataFrame, everything: pd.DataFrame) -> str:
     return " ".join(said)
 
 
+def _by_version(rows: pd.DataFrame) -> str:
+    """Say how often each version fell, or nothing where none did."""
+    falls = rows.groupby("entry", sort=False)["fell"].agg(["count", "size"])
+    if not falls["count"].any():
+        return ""
+    versions = [f"{row.Index} {row.count} of {row.size}" for row in falls.itertuples()]
+    most = 1 - 0.05 ** (1 / falls["size"].max())  # share that shows none at 5%
+    return (
+        f" ({', '.join(versions)}; even none in {falls['size'].max()} runs would leave "
+        f"room for a fall in up to {most:.0%} of them, so that no version is shown to "
+        "be safe)"
+    )
+
+
 RECIPE = ("epochs", "batch_size", "schedule")  # parameters
 
 
@@ -167,6 +181,9 @@ def _other_recipe(everything: pd.DataFrame) -> str:
 # --- one collapse, repeated ----------------------------------------------------------
 
 
+REPEAT = ["precision", "start"]  # columns that tell one repeat from another
+
+
 def repeats(plan: str | Path) -> pd.DataFrame:
     """Read what each update had in repeats of a collapse, kept beside the plan.
 
@@ -183,19 +200,22 @@ def repeat_name(precision: str, start: int) -> str:
     return f"{PRECISIONS[precision]} from {since}"
 
 
-def repeats_said(updates: pd.DataFrame) -> str:
-    """Say which repeats collapsed, and whether bfloat16 is to blame."""
+def repeats_said(updates: pd.DataFrame, rows: pd.DataFrame) -> str:
+    """Say which repeats collapsed, and whether bfloat16 is to blame.
+
+    `rows` is what `graphmert_runs` returns: without a collapse there is none to repeat.
+    """
     if updates.empty:
+        if rows.empty or not (rows["status"] == "collapsed").any():
+            return "No run of GraphMERT collapsed here: there is none to repeat."
         return not_measured("a collapse repeated in another precision")
     said, collapsed = [], {"bf16-mixed": 0, "32-true": 0}
-    for (precision, start), rows in updates.groupby(["precision", "start"]):
-        before, after = (
-            rows["cosine"].iloc[:50].mean(),
-            rows["cosine"].iloc[-50:].mean(),
-        )
+    for (precision, start), part in updates.groupby(REPEAT, sort=False):
+        cosine = part["cosine"]
+        before, after = cosine.iloc[:50].mean(), cosine.iloc[-50:].mean()
         fell = after < before / 2
         collapsed[precision] += fell
-        peak = rows.loc[rows["gradient_norm"].idxmax()]
+        peak = part.loc[part["gradient_norm"].idxmax()]
         said.append(
             f"{repeat_name(precision, start)} {'collapses' if fell else 'does not'} "
             f"(training cosine {before:.3f} in the first 50 of these updates, "
@@ -204,7 +224,7 @@ def repeats_said(updates: pd.DataFrame) -> str:
         )
     usual = updates["gradient_norm"].median()
     blame = (
-        "Float32 collapses too, so it does not take bfloat16; which updates come to it "
+        "Float32 collapses too, so it does not take bfloat16; when it comes to that "
         "depends on roundings."
         if collapsed["32-true"]
         else "Only bfloat16 collapses here: it may be what it takes."

@@ -157,9 +157,9 @@ def rate_answer(found: pd.DataFrame) -> list[str]:
     if not changes:
         return []
     return [
-        "**Is it the learning rate?** In part. Where another one was tried as well, "
-        "after the registered scores were seen, and each size is given the one that "
-        f"validates better, more data changes {listed(changes)}."
+        "**Is it the learning rate?** Where another one was tried as well, after the "
+        "registered scores were seen, and each size is given the one that validates "
+        f"better, more data changes {listed(changes)}."
     ]
 
 
@@ -222,7 +222,9 @@ def rate_said(found: pd.DataFrame, runs: pd.DataFrame) -> str:
     for entry, part in found.groupby("entry", sort=False):
         best = part.loc[part["difference"].idxmax()]
         change = f"{signed(best['difference'], 4)} in validation cosine"
-        which = f"the best of {len(part)} other rates" if len(part) > 1 else "another"
+        which = (
+            f"the best of {len(part)} other rates" if len(part) > 1 else "another rate"
+        )
         said.append(
             f"**{entry}:** at {large:,} vectors {which}, {best['rate']:g}, gives "
             f"{change} against the registered {best['registered']:g}."

@@ -19,7 +19,7 @@ from lvmlib.comparison import (
     scores_by_size,
     window_scores,
 )
-from lvmlib.pages.collapse import repeat_name
+from lvmlib.pages.collapse import REPEAT, repeat_name
 from lvmlib.runs import Run
 from lvmlib.statistics import MARGIN, clustered_interval
 from lvmlib.training import GRADIENT_NORM_LIMIT
@@ -256,7 +256,7 @@ def collapse(rows: pd.DataFrame) -> Figure:
 def collapse_by_update(updates: pd.DataFrame) -> Figure:
     """Draw training cosine and gradient norm of `collapse.repeats`."""
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(7, 5), sharex=True)
-    for (precision, start), rows in updates.groupby(["precision", "start"]):
+    for (precision, start), rows in updates.groupby(REPEAT, sort=False):
         label = repeat_name(precision, start)
         top.plot(rows["update"], rows["cosine"], lw=1, label=label)
         bottom.plot(rows["update"], rows["gradient_norm"], lw=1)
