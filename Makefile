@@ -49,7 +49,7 @@ benchmark: $(READY) ## measure speed, memory and latency here (25 minutes on an 
 test: $(READY) ## run all tests and all notebooks (their runs go to a temporary folder)
 	@runs=$$(mktemp -d) && trap 'rm -rf "$$runs"' EXIT && \
 	$(IN_VENV) LVM_RUNS="$$runs" OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
-	  tests notebooks -m "not slow" -n 2 --dist loadfile \
+	  notebooks tests -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder \
 	  --nbval-lax --nbval-current-env --nbval-cell-timeout=300
 
 sample: $(READY) ## rebuild the bundled vectors (ENCODER=folder of all-mpnet-base-v2, if offline)

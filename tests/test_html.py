@@ -2,6 +2,7 @@
 
 import base64
 import html
+import io
 import re
 import shutil
 import subprocess
@@ -9,10 +10,12 @@ import sys
 from pathlib import Path
 from urllib.parse import unquote
 
+import matplotlib.pyplot as plt
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image, ImageChops
 
 from lvmlib.pages.html import NUMBER, ReportExporter, to_mathml
 
@@ -249,7 +252,34 @@ def test_markdown_image_is_embedded(tmp_path):
     nb = notebook(new_markdown_cell("![A dot](dot.png)"))
     image = export(nb, resources={"metadata": {"path": str(tmp_path)}}).img
     assert image["alt"] == "A dot"
-    assert image["src"] == f"data:image/png;base64,{PNG}"
+    assert as_colours(image["src"]).size == (1, 1)
+
+
+def as_colours(src):
+    data = base64.b64decode(src.removeprefix("data:image/png;base64,"))
+    return Image.open(io.BytesIO(data)).convert("RGB")
+
+
+def test_figures_get_smaller_and_keep_their_colours():
+    figure, axes = plt.subplots(figsize=(7, 6))
+    for n in range(10):  # some of them only just to be seen
+        axes.plot([n, 0], [0, n], color=f"C{n}", lw=1 / (n + 1))
+    figure.savefig(out := io.BytesIO(), format="png")
+    plt.close(figure)
+    png = base64.b64encode(out.getvalue()).decode()
+    src = export_output(display({"image/png": png})).img["src"]
+    assert len(src) < 0.5 * len(png)
+    off = ImageChops.difference(as_colours(src), as_colours(png)).getextrema()
+    assert max(most for _, most in off) <= 16
+
+
+def test_a_picture_of_too_many_colours_stays_as_it_is():
+    picture = Image.effect_noise((64, 64), 80)
+    picture = Image.merge("RGB", [picture, picture.rotate(90), picture.rotate(180)])
+    picture.save(out := io.BytesIO(), "PNG")
+    png = base64.b64encode(out.getvalue()).decode()
+    src = export_output(display({"image/png": png})).img["src"]
+    assert src == f"data:image/png;base64,{png}"
 
 
 def test_contents(page):
