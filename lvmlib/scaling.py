@@ -263,7 +263,8 @@ def resample_curves(
 def _from_near(point: CurveFit) -> Callable[[ArrayLike, ArrayLike], CurveFit]:
     """Return `fit_power_law` with starts near `point` instead of the grid.
 
-    The distant starts take most of the time, and serve only where the near one fails.
+    The distant starts take most of the time, and serve only where the near one fails,
+    or ends at a bound that `point`, found from everywhere, is not at.
     """
     floor, alpha = point.parameters["E"], point.parameters["alpha"]
     near = [] if np.isnan(alpha) else [(floor, alpha)]
@@ -272,7 +273,7 @@ def _from_near(point: CurveFit) -> Callable[[ArrayLike, ArrayLike], CurveFit]:
     def fit(sizes: ArrayLike, losses: ArrayLike) -> CurveFit:
         if near:
             found = fit_power_law(sizes, losses, starts=near)
-            if found.is_sure:
+            if found.converged and found.at_bound in ((), point.at_bound):
                 return found
         return fit_power_law(sizes, losses, starts=near + distant)
 

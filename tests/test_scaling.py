@@ -292,12 +292,15 @@ def test_refits_from_near_are_those_of_the_whole_grid(monkeypatch):
         simulated(np.random.default_rng(n), [1] * 4 + [3, 1, 3], documents=50)
         for n in range(4)
     ]
+    scores, documents = made[0]  # the same without a floor: E ends at its bound
+    made.append(({size: cosine + 0.41 for size, cosine in scores.items()}, documents))
     near = [resample_curves(*one, refits=15)["power law"].draws for one in made]
     monkeypatch.setattr("lvmlib.scaling._from_near", lambda _: fit_power_law)
     grid = [resample_curves(*one, refits=15)["power law"].draws for one in made]
     near, grid = pd.concat(near), pd.concat(grid)
     assert_allclose(near["gain"], grid["gain"], atol=1e-6)
     assert (near["at_bound"] == grid["at_bound"]).all()
+    assert (near["at_bound"].tail(15) == "E").any()
 
 
 def test_a_rising_curve_resamples():

@@ -9,6 +9,7 @@ study under the original protocol (empty if there is none).
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -202,13 +203,15 @@ def contrast_said(changes: pd.DataFrame, runs: pd.DataFrame) -> str:
 # --- learning curves ---------------------------------------------------------------
 
 
-def fit_curves(runs: pd.DataFrame) -> dict[str, dict[str, ResampledCurve]]:
-    """Fit both forms to ridge and to every entry with four sizes.
+def fit_curves(
+    runs: pd.DataFrame, baselines: Sequence[str] = ("ridge",)
+) -> dict[str, dict[str, ResampledCurve]]:
+    """Fit both forms to the baselines and to every entry with four sizes.
 
     Runs whose training failed are left out.
     """
     curves = {}
-    for name in [*runs["entry"].unique(), "ridge"]:
+    for name in [*runs["entry"].unique(), *baselines]:
         scores, documents = scores_by_size(runs, name)
         if len(scores) > 3:
             curves[name] = resample_curves(scores, documents)
