@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from studies import LARGE, SMALL, write_run
+from studies import HISTORY, LARGE, SMALL, write_run
 
 from lvmlib.pages import collapse, plots
 from lvmlib.study import load_study
@@ -73,6 +73,19 @@ def test_graphmerts_recipe_is_set_beside_that_of_the_others(tmp_path):
     said = collapse.graphmert_said(rows, everything)
     assert "constant mean in 0 of 1 run." in said
     assert "(epochs 4, theirs 8): beside theirs, its scores compare recipes" in said
+
+
+def test_a_fall_that_training_came_back_from_is_no_collapse(tmp_path):
+    three = {key: [0.5, 0.5, 0.5] for key in HISTORY} | {"epoch": [1, 2, 3]}
+    history = {"train_cosine": [0.6, 0.5, 0.61], "gradient_norm_max": [0.1, 86.0, 0.1]}
+    history = three | history
+    write_run(tmp_path, "graphmert", SMALL, 0.5, history=history)
+    everything = load_study(tmp_path)
+    rows = collapse.graphmert_runs(everything, everything[:0])
+    said = collapse.graphmert_said(rows, everything)
+    assert "constant mean in 0 of 1 run. It fell and came back in graphmert at" in said
+    assert "80,634 (controlled, seed 0): down by 0.1000 to 0.5000 at epoch 2" in said
+    assert "norm reached 86, and at 0.6100 in the end." in said
 
 
 def write_updates(folder, **falls):

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lvmlib.comparison import compare, compare_sizes
-from lvmlib.pages.explanations import PRECISIONS, decisive
+from lvmlib.pages.explanations import DIP, PRECISIONS, decisive
 from lvmlib.pages.findings import interval_text, listed, not_measured
 from lvmlib.pages.report import counted
 from lvmlib.pages.summary import headline_sizes, main_runs
@@ -104,7 +104,8 @@ def graphmert_said(rows: pd.DataFrame, everything: pd.DataFrame) -> str:
         said.append(f"**{status.capitalize()}:** {', '.join(names)}.")
     said.append(
         f"Training fell back to the constant mean in {rows['fell'].notna().sum()} of "
-        f"{counted(len(rows), 'run')}{_by_version(rows)}.{_other_recipe(everything)}"
+        f"{counted(len(rows), 'run')}{_by_version(rows)}.{_recovered(rows)}"
+        f"{_other_recipe(everything)}"
     )
     own = everything[everything["architecture"] == "graphmert"]
     own = own[~decisive(own, "seed").duplicated()]  # no repeats on another machine
@@ -149,6 +150,26 @@ def _by_version(rows: pd.DataFrame) -> str:
         f"room for a fall in up to {most:.0%} of them, so that no version is shown to "
         "be safe)"
     )
+
+
+def _recovered(rows: pd.DataFrame) -> str:
+    """Say in which runs training fell within an epoch and came back, or nothing."""
+    said = []
+    for row in rows[rows["fell"].isna()].itertuples():
+        cosine = row.history["train_cosine"]
+        falls = -cosine.diff().iloc[1:]
+        if falls.empty or falls.max() <= DIP:
+            continue
+        epoch, last = falls.idxmax(), cosine.iloc[-1]
+        if last > cosine[epoch] + DIP:
+            said.append(
+                f"{row.entry} at {row.size:,} ({row.protocol.replace('_', ' ')}, seed "
+                f"{row.seed}): down by {falls.max():.4f} to {cosine[epoch]:.4f} at "
+                f"epoch {epoch}, where the gradient norm reached "
+                f"{row.history['gradient_norm_max'][epoch]:.3g}, and at {last:.4f} in "
+                "the end"
+            )
+    return f" It fell and came back in {'; '.join(said)}." if said else ""
 
 
 RECIPE = ("epochs", "batch_size", "schedule")  # parameters
