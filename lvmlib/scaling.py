@@ -13,6 +13,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -127,11 +128,14 @@ def fit_power_law(
     return CurveFit("power law", values, float(sizes.max()), **found, at_bound=at_bound)
 
 
-def fit_logarithm(sizes: ArrayLike, losses: ArrayLike) -> CurveFit:
-    """Fit L(D) = a − b·log D as `fit_power_law` does, from 2 starts.
+def fit_logarithm(
+    sizes: ArrayLike, losses: ArrayLike, starts: Iterable[float] | None = None
+) -> CurveFit:
+    """Fit L(D) = a − b·log D as `fit_power_law` does.
 
-    There is no bound: b is negative when the loss rises. Raises ValueError with fewer
-    than 3 different sizes, or values not finite and above zero.
+    From two starts, the line through the losses and a flat one, or from `starts`,
+    values of b. There is no bound: b is negative when the loss rises. Raises ValueError
+    with fewer than 3 different sizes, or values not finite and above zero.
     """
     sizes, losses = _points(sizes, losses, least=3, form="a logarithm")
     centre = np.log(sizes).mean()
@@ -140,8 +144,10 @@ def fit_logarithm(sizes: ArrayLike, losses: ArrayLike) -> CurveFit:
     def curve(theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return theta[0] - theta[1] * u, np.stack([np.ones_like(u), -u])
 
-    starts = [(losses.mean(), -np.polyfit(u, losses, 1)[0]), (losses.mean(), 0.0)]
-    (level, b), found = _search(curve, losses, starts, [(None, None)] * 2)
+    if starts is None:
+        starts = [-np.polyfit(u, losses, 1)[0], 0.0]
+    first = [(losses.mean(), b) for b in starts]
+    (level, b), found = _search(curve, losses, first, [(None, None)] * 2)
     values = {"a": float(level + b * centre), "b": float(b)}
     return CurveFit("logarithm", values, float(sizes.max()), **found)
 
@@ -254,18 +260,20 @@ def resample_curves(
     curves = {}
     for fit in (fit_power_law, fit_logarithm):
         point, error = fit(sizes, losses), held_out_error(fit, sizes, losses)
-        refit = _from_near(point) if fit is fit_power_law else fit
+        refit = _from_near(point)
         draws = pd.DataFrame([_draw(refit, sizes, sample) for sample in samples])
         curves[point.form] = ResampledCurve(point, error, draws, deviation, level)
     return curves
 
 
 def _from_near(point: CurveFit) -> Callable[[ArrayLike, ArrayLike], CurveFit]:
-    """Return `fit_power_law` with starts near `point` instead of the grid.
+    """Return the form's fit with starts near `point` instead of those from afar.
 
     The distant starts take most of the time, and serve only where the near one fails,
     or ends at a bound that `point`, found from everywhere, is not at.
     """
+    if point.form == "logarithm":
+        return partial(fit_logarithm, starts=[point.parameters["b"]])
     floor, alpha = point.parameters["E"], point.parameters["alpha"]
     near = [] if np.isnan(alpha) else [(floor, alpha)]
     distant = [(0.0, 0.03), (0.9 * point.predict(point.largest), 0.3)]

@@ -294,13 +294,18 @@ def test_refits_from_near_are_those_of_the_whole_grid(monkeypatch):
     ]
     scores, documents = made[0]  # the same without a floor: E ends at its bound
     made.append(({size: cosine + 0.41 for size, cosine in scores.items()}, documents))
-    near = [resample_curves(*one, refits=15)["power law"].draws for one in made]
-    monkeypatch.setattr("lvmlib.scaling._from_near", lambda _: fit_power_law)
-    grid = [resample_curves(*one, refits=15)["power law"].draws for one in made]
-    near, grid = pd.concat(near), pd.concat(grid)
-    assert_allclose(near["gain"], grid["gain"], atol=1e-6)
-    assert (near["at_bound"] == grid["at_bound"]).all()
-    assert (near["at_bound"].tail(15) == "E").any()
+    fits = {"power law": fit_power_law, "logarithm": fit_logarithm}
+
+    def draws(form):
+        return pd.concat(resample_curves(*one, refits=15)[form].draws for one in made)
+
+    near = {form: draws(form) for form in fits}
+    monkeypatch.setattr("lvmlib.scaling._from_near", lambda point: fits[point.form])
+    for form, found in near.items():
+        afar = draws(form)
+        assert_allclose(found["gain"], afar["gain"], atol=1e-6)
+        assert (found["at_bound"] == afar["at_bound"]).all()
+    assert (near["power law"]["at_bound"].tail(15) == "E").any()
 
 
 def test_a_rising_curve_resamples():
