@@ -46,6 +46,7 @@ benchmark: $(READY) ## measure speed, memory and latency here (25 minutes on an 
 	@$(IN_VENV) $(BIN)/jupyter nbconvert --to lvm_report --output index \
 	  reports/benchmark/benchmark.ipynb
 
+# Notebooks first and in order: xdist would leave the files of few, long tests to the end.
 test: $(READY) ## run all tests and all notebooks (their runs go to a temporary folder)
 	@runs=$$(mktemp -d) && trap 'rm -rf "$$runs"' EXIT && \
 	$(IN_VENV) LVM_RUNS="$$runs" OMP_NUM_THREADS=1 $(BIN)/python -m pytest \

@@ -26,7 +26,7 @@ def graphmert_runs(everything: pd.DataFrame, reported: pd.DataFrame) -> pd.DataF
     Adds the recipe (warmup, mask), the constant-mean `level`, and epochs: of the best
     training cosine (`peak`), of the fall back to the level (`fell`: NaN if it did not)
     and of the largest gradient norm (`steepest`, with its update in `steepest_step`:
-    NaN in histories of before it was kept).
+    NaN in histories of before it was kept). The protocol is in words.
     """
     rows = []
     for runs in (reported, everything):
@@ -38,6 +38,7 @@ def graphmert_runs(everything: pd.DataFrame, reported: pd.DataFrame) -> pd.DataF
             fell, steepest = fall(history, level), history.loc[norms.idxmax()]
             rows.append(
                 row
+                | {"protocol": row["protocol"].replace("_", " ")}
                 | {"warmup": used["warmup"], "level": level, "history": history}
                 | {"mask": used.get("mask", model_options("graphmert")["mask"])}
                 | {"peak": cosine.idxmax(), "peak_cosine": cosine.max()}
@@ -84,7 +85,7 @@ def graphmert_table(rows: pd.DataFrame) -> pd.DataFrame:
             "warm-up": rows["warmup"].map("{:.0%}".format),
             "mask": rows["mask"],
             "precision": rows["precision"],
-            "protocol": rows["protocol"].str.replace("_", " "),
+            "protocol": rows["protocol"],
         }
     )
 
@@ -97,8 +98,8 @@ def graphmert_said(rows: pd.DataFrame, everything: pd.DataFrame) -> str:
     for status, part in rows.groupby("status", sort=False):
         cells = part.groupby(["entry", "size", "protocol"], sort=False)["seed"]
         names = [
-            f"{entry} at {size:,} ({protocol.replace('_', ' ')}, "
-            f"seed{'s' * (len(seeds) > 1)} {listed([str(seed) for seed in seeds])})"
+            f"{entry} at {size:,} ({protocol}, seed{'s' * (len(seeds) > 1)} "
+            f"{listed([str(seed) for seed in seeds])})"
             for (entry, size, protocol), seeds in cells
         ]
         said.append(f"**{status.capitalize()}:** {', '.join(names)}.")
@@ -144,9 +145,10 @@ def _by_version(rows: pd.DataFrame) -> str:
     if not falls["count"].any():
         return ""
     versions = [f"{row.Index} {row.count} of {row.size}" for row in falls.itertuples()]
-    most = 1 - 0.05 ** (1 / falls["size"].max())  # share that shows none at 5%
+    runs = falls["size"].max()
+    most = 1 - 0.05 ** (1 / runs)  # share that shows none at 5%
     return (
-        f" ({', '.join(versions)}; even none in {falls['size'].max()} runs would leave "
+        f" ({', '.join(versions)}; even none in {runs} runs would leave "
         f"room for a fall in up to {most:.0%} of them, so that no version is shown to "
         "be safe)"
     )
@@ -157,15 +159,12 @@ def _recovered(rows: pd.DataFrame) -> str:
     said = []
     for row in rows[rows["fell"].isna()].itertuples():
         cosine = row.history["train_cosine"]
-        falls = -cosine.diff().iloc[1:]
-        if falls.empty or falls.max() <= DIP:
-            continue
-        epoch, last = falls.idxmax(), cosine.iloc[-1]
-        if last > cosine[epoch] + DIP:
+        falls, last = -cosine.diff(), cosine.iloc[-1]
+        if falls.max() > DIP and last > cosine[epoch := falls.idxmax()] + DIP:
             said.append(
-                f"{row.entry} at {row.size:,} ({row.protocol.replace('_', ' ')}, seed "
-                f"{row.seed}): down by {falls.max():.4f} to {cosine[epoch]:.4f} at "
-                f"epoch {epoch}, where the gradient norm reached "
+                f"{row.entry} at {row.size:,} ({row.protocol}, seed {row.seed}): down "
+                f"by {falls.max():.4f} to {cosine[epoch]:.4f} at epoch {epoch}, where "
+                f"the gradient norm reached "
                 f"{row.history['gradient_norm_max'][epoch]:.3g}, and at {last:.4f} in "
                 "the end"
             )
@@ -230,12 +229,13 @@ def repeats_said(updates: pd.DataFrame, rows: pd.DataFrame) -> str:
         if rows.empty or not (rows["status"] == "collapsed").any():
             return "No run of GraphMERT collapsed here: there is none to repeat."
         return not_measured("a collapse repeated in another precision")
-    said, collapsed = [], {"bf16-mixed": 0, "32-true": 0}
+    said, collapsed = [], set()
     for (precision, start), part in updates.groupby(REPEAT, sort=False):
         cosine = part["cosine"]
         before, after = cosine.iloc[:50].mean(), cosine.iloc[-50:].mean()
         fell = after < before / 2
-        collapsed[precision] += fell
+        if fell:
+            collapsed.add(precision)
         peak = part.loc[part["gradient_norm"].idxmax()]
         said.append(
             f"{repeat_name(precision, start)} {'collapses' if fell else 'does not'} "
@@ -247,7 +247,7 @@ def repeats_said(updates: pd.DataFrame, rows: pd.DataFrame) -> str:
     blame = (
         "Float32 collapses too, so the rounding of these updates is not to blame; "
         "whether float32 from the beginning would come here is not measured."
-        if collapsed["32-true"]
+        if "32-true" in collapsed
         else "Only bfloat16 collapses here: it may be what it takes."
     )
     return (

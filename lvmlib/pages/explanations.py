@@ -6,7 +6,7 @@ Functions take tables of `load_study`, as in `lvmlib.pages.findings`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Any
 
@@ -21,6 +21,7 @@ from lvmlib.comparison import (
     window_scores,
 )
 from lvmlib.pages.findings import (
+    CURVE_SIZES,
     contrasts,
     interval_text,
     listed,
@@ -115,10 +116,7 @@ def _at_two_rates(small: Pair, large: Pair) -> dict[str, Any]:
     before, after = (
         [cell[cell["seed"].isin(seeds)] for cell in pair] for pair in (small, large)
     )
-    better = [
-        max(pair, key=lambda cell: cell["validation_cosine"].mean())
-        for pair in (before, after)
-    ]
+    better = [_best_validated(pair) for pair in (before, after)]
     return {
         "own": _rate(before[0]),
         "seeds": len(seeds),
@@ -168,7 +166,8 @@ def runs_at_other_rates(everything: pd.DataFrame) -> pd.DataFrame:
     bases = main_runs(everything).groupby(["entry", "size"], sort=False)
     cells = [cell for _, base in bases for cell in _at_other_rates(everything, base)]
     found = pd.concat(cells) if cells else everything[:0]
-    return found[found.groupby("entry")["size"].transform("nunique") > 3]
+    sizes = found.groupby("entry")["size"].transform("nunique")
+    return found[sizes >= CURVE_SIZES]
 
 
 def best_of_all_rates(everything: pd.DataFrame) -> str:
@@ -180,7 +179,7 @@ def best_of_all_rates(everything: pd.DataFrame) -> str:
         cells += [base, *_at_other_rates(everything, base)]
     if not cells:
         return not_measured(f"any rate at {large:,} vectors")
-    best = max(cells, key=lambda cell: cell["validation_cosine"].mean())
+    best = _best_validated(cells)
     name, cosine = best_baseline(best)
     return (
         f"Of all networks and rates at {large:,} vectors, "
@@ -189,6 +188,10 @@ def best_of_all_rates(everything: pd.DataFrame) -> str:
         f"({cosine:.4f}) that is {interval_text(over_baseline(best, name))} "
         f"({counted(len(best), 'seed')})."
     )
+
+
+def _best_validated(cells: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    return max(cells, key=lambda cell: cell["validation_cosine"].mean())
 
 
 def _rate(runs: pd.DataFrame) -> float:

@@ -202,6 +202,8 @@ def contrast_said(changes: pd.DataFrame, runs: pd.DataFrame) -> str:
 
 # --- learning curves ---------------------------------------------------------------
 
+CURVE_SIZES = 4  # that a power law needs, one more than it has parameters
+
 
 def fit_curves(
     runs: pd.DataFrame, baselines: Sequence[str] = ("ridge",)
@@ -213,7 +215,7 @@ def fit_curves(
     curves = {}
     for name in [*runs["entry"].unique(), *baselines]:
         scores, documents = scores_by_size(runs, name)
-        if len(scores) > 3:
+        if len(scores) >= CURVE_SIZES:
             curves[name] = resample_curves(scores, documents)
     return curves
 

@@ -129,8 +129,8 @@ PNG = "data:image/png;base64,"  # how an image inside the page begins
 def shrink(image: Tag) -> None:
     """Give a PNG inside the page a palette of 256 colours: a third of the size.
 
-    Left as it is where a colour would be off by more than one in sixteen, so that no
-    line of a figure takes another one's colour.
+    Left as it is where that would be larger, or a colour off by more than one in
+    sixteen, so that no line of a figure takes another one's colour.
     """
     picture = Image.open(io.BytesIO(base64.b64decode(image["src"].removeprefix(PNG))))
     plain = picture.convert("RGB")
@@ -139,7 +139,8 @@ def shrink(image: Tag) -> None:
     opaque = picture.convert("RGBA").getextrema()[3][0] == 255
     if opaque and max(most for _, most in off) <= 16:
         small.save(out := io.BytesIO(), "PNG", optimize=True)
-        image["src"] = PNG + base64.b64encode(out.getvalue()).decode()
+        src = PNG + base64.b64encode(out.getvalue()).decode()
+        image["src"] = min(image["src"], src, key=len)
 
 
 def fold_setup(page: BeautifulSoup) -> None:

@@ -233,7 +233,7 @@ def collapse(rows: pd.DataFrame) -> Figure:
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(7, 6.5), sharex=True)
     cells = rows.groupby(["entry", "size", "protocol"], sort=False).ngroup()
     for n, row in zip(cells, rows.itertuples(), strict=True):
-        label = f"{row.entry}, {row.size:,}, {row.protocol.replace('_', ' ')}"
+        label = f"{row.entry}, {row.size:,}, {row.protocol}"
         label += f", seed {row.seed}" if row.seed else ""
         marker = "osD^v"[row.seed % 5]
         style = {"color": f"C{n % 10}", "marker": marker, "markersize": 4}
