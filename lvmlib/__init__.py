@@ -19,10 +19,10 @@ _HOMES = {
     "load_weights": "weights",
     "make_split": "vectors",
     "missing_runs": "study",
-    "notebook_settings": "parameters",
+    "notebook_settings": "recipe",
     "open_dataset": "vectors",
     "predict": "inference",
-    "read_parameters": "parameters",
+    "read_parameters": "recipe",
     "save_weights": "weights",
 }
 __all__ = list(_HOMES)

@@ -29,14 +29,8 @@ from lvmlib import evaluation
 from lvmlib.files import atomic_path, read_json, write_json
 from lvmlib.inference import predict, resolve_device
 from lvmlib.models import build_model, count_parameters
-from lvmlib.parameters import Settings, runs_root
-from lvmlib.training import (
-    predict_windows,
-    resolve_precision,
-    total_steps,
-    train,
-    training_status,
-)
+from lvmlib.recipe import Settings, runs_root, total_steps
+from lvmlib.training import predict_windows, resolve_precision, train, training_status
 from lvmlib.vectors import Dataset, Split, make_split, open_dataset
 
 PACKAGES = ("torch", "lightning-fabric", "numpy", "scipy", "pandas")

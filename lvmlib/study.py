@@ -20,16 +20,16 @@ import yaml
 
 from lvmlib.files import read_json, write_json
 from lvmlib.models import build_model, count_parameters
-from lvmlib.parameters import (
+from lvmlib.recipe import (
     ParameterError,
     Settings,
     check_names,
     make_settings,
     project_folder,
     runs_root,
+    total_steps,
 )
 from lvmlib.runs import RunError, execute, load_run
-from lvmlib.training import total_steps
 from lvmlib.vectors import open_dataset
 
 KEYS = ("title", "dataset", "protocol", "sizes", "seeds", "arms", "threads", "recipe")

@@ -35,6 +35,7 @@ from lvmlib import evaluation
 from lvmlib.files import atomic_path
 from lvmlib.inference import resolve_device
 from lvmlib.progress import Progress
+from lvmlib.recipe import Recipe, total_steps
 from lvmlib.vectors import Dataset, Split
 from lvmlib.weights import save_weights
 
@@ -47,95 +48,10 @@ HUGE_PAGES = ":".join(
     f"glibc.malloc.{name}"
     for name in ("hugetlb=1", "trim_threshold=4000000000", "mmap_threshold=4000000000")
 )
-ARMS = ("epochs", "steps")
-SCHEDULES = ("cosine", "constant", "plateau")
-PRECISIONS = ("auto", "32-true", "bf16-mixed")
 
 
 class TrainingError(RuntimeError):
     """Training could not go on; the message says why and what to do."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a model is trained.
-
-    Attributes
-    ----------
-    arm : str
-        "epochs": that many passes, but at least `min_steps` updates. "steps": exactly
-        `min_steps` updates whatever the size, so that sizes compare at equal compute.
-    epochs, min_steps, batch_size : int
-        Passes over the training windows; optimiser updates; windows in an update, on
-        all devices together.
-    learning_rate, weight_decay : float
-        Of AdamW; the rate is the peak one.
-    schedule : str
-        "cosine" (to zero), "constant", or "plateau" (halved at the fourth epoch in a
-        row without a better validation cosine, as in the original report).
-    warmup : float
-        Share of all updates over which the rate rises from zero.
-    patience : int
-        Stop after this many epochs without a better validation cosine; 0 is never.
-    precision : str
-        "bf16-mixed", "32-true", or "auto": bf16 where the hardware computes it.
-    device : str
-        "auto" (CUDA, then MPS, then CPU), "cuda", "mps" or "cpu".
-    """
-
-    arm: str = "epochs"
-    epochs: int = 8
-    min_steps: int = 0
-    batch_size: int = 32
-    learning_rate: float = 5e-4
-    schedule: str = "cosine"
-    warmup: float = 0.05
-    weight_decay: float = 0.01
-    patience: int = 0
-    precision: str = "auto"
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot train.
-
-        Raises
-        ------
-        ValueError
-            Naming the parameter, its value and what was expected.
-        """
-        _expect_one_of("arm", self.arm, ARMS)
-        _expect_one_of("schedule", self.schedule, SCHEDULES)
-        _expect_one_of("precision", self.precision, PRECISIONS)
-        _expect_one_of("device", self.device, ("auto", "cuda", "mps", "cpu"))
-        for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)}, expected at least {least}."
-                )
-        if self.min_steps < (self.arm == "steps"):
-            raise ValueError(f"min_steps is {self.min_steps}; arm 'steps' needs >= 1.")
-        if not 0 < self.learning_rate <= 1 or self.weight_decay < 0:
-            raise ValueError(
-                f"learning_rate {self.learning_rate} must be in (0, 1] and "
-                f"weight_decay {self.weight_decay} must not be negative."
-            )
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup is {self.warmup}, expected a share in [0, 1).")
-        if self.schedule == "plateau" and self.warmup:
-            raise ValueError("schedule 'plateau' has no warm-up: set warmup to 0.")
-
-
-def _expect_one_of(name: str, value: str, valid: tuple[str, ...]) -> None:
-    if value not in valid:
-        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(valid)}.")
-
-
-def total_steps(recipe: Recipe, windows: int) -> int:
-    """Return the number of optimiser updates for a training set of `windows`."""
-    if recipe.arm == "steps":
-        return recipe.min_steps
-    per_epoch = -(-windows // recipe.batch_size)
-    return max(recipe.epochs * per_epoch, recipe.min_steps)
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:

@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 
 from lvmlib import training
 from lvmlib.models import build_model
-from lvmlib.training import Recipe, make_fabric, train
+from lvmlib.recipe import Recipe
+from lvmlib.training import make_fabric, train
 from lvmlib.vectors import make_split, open_dataset
 
 RECIPE = Recipe(

@@ -14,7 +14,7 @@ from papermill.exceptions import PapermillExecutionError
 from papermill.inspection import inspect_notebook
 
 from lvmlib.models import ARCHITECTURES
-from lvmlib.parameters import make_settings
+from lvmlib.recipe import make_settings
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))

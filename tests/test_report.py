@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from lvmlib.pages import plots, report
-from lvmlib.parameters import Settings, make_settings
+from lvmlib.recipe import Recipe, Settings, make_settings
 from lvmlib.runs import execute
-from lvmlib.training import Recipe
 from lvmlib.vectors import Split, make_split, open_dataset
 
 

@@ -18,9 +18,8 @@ import torch
 from lvmlib import runs, training
 from lvmlib.evaluation import cosine
 from lvmlib.inference import predict
-from lvmlib.parameters import Settings, make_settings
+from lvmlib.recipe import Recipe, Settings, make_settings
 from lvmlib.runs import RunError, execute, git_commit, load_run
-from lvmlib.training import Recipe
 from lvmlib.vectors import DatasetError, make_split, open_dataset
 from lvmlib.weights import load_weights
 
@@ -345,7 +344,7 @@ EXECUTE_ON_A_FULL_DISK = """
 import resource, signal, sys
 from dataclasses import replace
 import torch
-from lvmlib.parameters import make_settings
+from lvmlib.recipe import make_settings
 from lvmlib.runs import execute
 
 torch.set_num_threads(1)

@@ -16,7 +16,7 @@ import yaml
 from papermill.cli import _resolve_type
 
 from lvmlib import __main__ as runner
-from lvmlib.parameters import ParameterError, Settings, make_settings
+from lvmlib.recipe import ParameterError, Settings, make_settings
 from lvmlib.runs import RunError, execute
 from lvmlib.study import failure, load_study, missing_runs, read_study
 from lvmlib.vectors import SAMPLE, DatasetError, make_split, open_dataset

@@ -17,14 +17,13 @@ from conftest import drifting_vectors, needs_cuda
 from lvmlib import training
 from lvmlib.evaluation import cosine
 from lvmlib.models import build_model
+from lvmlib.recipe import Recipe, total_steps
 from lvmlib.training import (
-    Recipe,
     TrainingError,
     make_gather,
     predict_windows,
     resident_gather,
     resolve_precision,
-    total_steps,
     train,
     training_status,
 )

@@ -31,8 +31,9 @@ from lvmlib.benchmark.control import (
 from lvmlib.evaluation import cosine
 from lvmlib.inference import predict
 from lvmlib.models import build_model
+from lvmlib.recipe import Recipe
 from lvmlib.runs import peak_memory_mb
-from lvmlib.training import Recipe, predict_windows, train
+from lvmlib.training import predict_windows, train
 from lvmlib.vectors import Dataset, Split, make_split, open_dataset
 from lvmlib.weights import load_weights, save_weights
 

@@ -23,7 +23,8 @@ from lvmlib.files import atomic_path, write_json
 from lvmlib.inference import resolve_device
 from lvmlib.models import unknown_name
 from lvmlib.progress import notebook_line
-from lvmlib.training import PRECISIONS, resolve_precision
+from lvmlib.recipe import PRECISIONS
+from lvmlib.training import resolve_precision
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -15,7 +15,7 @@ from lvmlib.pages.explanations import DIP, PRECISIONS, decisive
 from lvmlib.pages.findings import interval_text, listed, not_measured
 from lvmlib.pages.report import counted
 from lvmlib.pages.summary import headline_sizes, main_runs
-from lvmlib.parameters import model_options
+from lvmlib.recipe import model_options
 from lvmlib.runs import load_run
 from lvmlib.training import GRADIENT_NORM_LIMIT, at_constant_level
 

@@ -32,7 +32,7 @@ from lvmlib.pages.summary import (
     main_runs,
     sides,
 )
-from lvmlib.parameters import runs_root
+from lvmlib.recipe import runs_root
 from lvmlib.runs import SHARED, load_run, read_scores
 from lvmlib.statistics import clustered_interval, format_interval
 from lvmlib.study import Study, answers, load_study, read_plan, summary_arguments

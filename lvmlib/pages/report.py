@@ -15,7 +15,7 @@ from torch import nn
 
 from lvmlib.comparison import BASELINES
 from lvmlib.models import count_parameters
-from lvmlib.parameters import Settings
+from lvmlib.recipe import Settings
 from lvmlib.runs import Run, load_run
 from lvmlib.statistics import Interval, clustered_interval, format_interval
 from lvmlib.vectors import Dataset, Split

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 
 from lvmlib import build_model, make_split, open_dataset, training
-from lvmlib.parameters import Settings
+from lvmlib.recipe import Settings
 from lvmlib.study import read_study
 
 KEPT = (22_000, 23_000, 23_200)  # updates after which a checkpoint is kept

@@ -9,15 +9,15 @@ import pytest
 
 from lvmlib import parameters
 from lvmlib.models import ARCHITECTURES
-from lvmlib.parameters import (
+from lvmlib.recipe import (
     ParameterError,
+    Recipe,
     Settings,
     make_settings,
     model_options,
     notebook_settings,
     read_parameters,
 )
-from lvmlib.training import Recipe
 
 # --- what is refused ----------------------------------------------------------------
 
