@@ -17,6 +17,15 @@ from scipy.linalg import cho_factor, cho_solve
 
 from lvmlib.vectors import Dataset
 
+BASELINES = {
+    "last_vector": "last vector",
+    "context_average": "context average",
+    "five_weights": "five weights",
+    "six_numbers": "six numbers",
+    "ridge": "ridge",
+    "mean_vector": "mean vector",
+}
+PAIRED_BASELINES = ("six_numbers", "ridge")  # that every network is set against
 RANKINGS = ("document", "all", "document_with_context", "all_with_context")
 TIE = 1e-6  # similarities nearer than this are equal; float32 rounds at about 1e-7
 STEP, LIMIT = 0.5, 3.0  # ridge's search for λ, in powers of ten of its unit

@@ -35,6 +35,11 @@ class Interval:
     documents: int
     level: float
 
+    def columns(self, name: str) -> dict[str, float]:
+        """Return estimate and ends as the three columns of a frame."""
+        ends = {f"{name}_low": self.low, f"{name}_high": self.high}
+        return {name: self.estimate} | ends
+
 
 def clustered_interval(
     differences: ArrayLike, documents: ArrayLike, level: float = 0.95

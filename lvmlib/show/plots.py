@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lvmlib.comparison import (
-    BASELINES,
-    baseline_means,
-    scores_by_size,
-    window_scores,
-)
-from lvmlib.pages.collapse import REPEAT, repeat_name
+from lvmlib.evaluation import BASELINES
+from lvmlib.results import baseline_means, history, window_scores
 from lvmlib.runs import Run
 from lvmlib.statistics import MARGIN, clustered_interval
 from lvmlib.training import GRADIENT_NORM_LIMIT
 
 NETWORK, BASELINE, MUTED = "#0173b2", "#de8f05", "0.55"  # colour-blind safe
+ARMS = {"epochs": "equal epochs", "steps": "equal updates"}
+# A model has one colour in all figures of all studies (Okabe & Ito's, seaborn's).
+COLOURS = {
+    "amn": "#0173b2",
+    "lstm": "#de8f05",
+    "gru": "#029e73",
+    "transformer": "#cc78bc",
+    "graphmert": "#d55e00",
+    "linear": "#1f1f1f",
+    "context_average": "#949494",
+    "six_numbers": "#6b6b6b",
+    "ridge": "#2f2f2f",
+}
+OTHERS = ("#56b4e9", "#ca9161", "#fbafe4", "#ece133")
+MARKERS = dict(zip(COLOURS, "osD^vPX*h", strict=True))
+
+
+def colour(name: str) -> str:
+    """Return a model's colour; the entry gru-half-rate has its architecture's."""
+    base = name.partition("-")[0]
+    return COLOURS.get(base) or OTHERS[zlib.crc32(base.encode()) % len(OTHERS)]
 
 
 def set_style() -> None:
@@ -41,13 +57,6 @@ def set_style() -> None:
         "grid.color": "0.92",
         "legend.frameon": False,
     }
-
-
-def show(figure: Figure, alt: str) -> None:
-    """Display a figure with its text alternative (Markdown's marks go) and close it."""
-    plain = " ".join(alt.replace("*", "").split())
-    display(figure, metadata={"image/png": {"alt": plain}})
-    plt.close(figure)
 
 
 def whole_epochs(axes: Axes) -> None:
@@ -141,25 +150,27 @@ def matrices(
     return figure
 
 
-def scaling(runs: pd.DataFrame) -> Figure:
+def error_by_size(runs: pd.DataFrame) -> Figure:
     """Draw the loss 1 − test cosine by training size, a line an entry."""
-    figure, axes = plt.subplots(figsize=(7.5, 5))
-    palette = sns.color_palette("colorblind")
-    marks = "osD^vPX*"
-    for n, (entry, group) in enumerate(runs.groupby("entry", sort=False)):
+    figure, axes = plt.subplots(figsize=(6.5, 4.6))
+    for entry, group in runs.groupby("entry", sort=False):
         points = []
         for size, cell in group.groupby("size"):
             i = clustered_interval(*window_scores(cell))
             points.append((size, 1 - i.estimate, 1 - i.high, 1 - i.low))
         size, loss, low, high = np.array(points).T
-        shift = 1 + 0.02 * (n - 2)  # so that intervals stand side by side
-        style = {"color": palette[n % 10], "marker": marks[n % 8], "label": entry}
-        axes.errorbar(size * shift, loss, [loss - low, high - loss], capsize=2, **style)
+        style = {"color": colour(entry), "marker": MARKERS.get(entry, "."), "ms": 5}
+        axes.errorbar(size, loss, [loss - low, high - loss], label=entry, **style)
     levels = baseline_means(runs)
     # Without the mean vector, whose line far above would press the others together.
-    for name, dashes in (("six_numbers", "--"), ("ridge", "-.")):
+    for name, dashes in (
+        ("context_average", ":"),
+        ("six_numbers", "--"),
+        ("ridge", "-."),
+    ):
         line = 1 - levels[name]
-        axes.plot(line.index, line, dashes, color="0.4", label=BASELINES[name])
+        label = BASELINES[name]
+        axes.plot(line.index, line, dashes, color=colour(name), label=label)
     sizes = sorted(runs["size"].unique())
     axes.set_xscale("log")
     axes.set_xticks(sizes, [f"{size / 1000:.3g}" for size in sizes])
@@ -170,94 +181,104 @@ def scaling(runs: pd.DataFrame) -> Figure:
     return figure
 
 
+def slopes(found: pd.DataFrame) -> Figure:
+    """Draw what each step to a larger size brought per doubling: `results.slopes`."""
+    figure, axes = plt.subplots(figsize=(6.5, 4.2))
+    axes.axhline(0, color="0.4", lw=1)
+    for n, (name, part) in enumerate(found.groupby("name", sort=False)):
+        middle = np.sqrt(part["smaller"] * part["larger"]) * 1.015 ** (n - 2)
+        value = part["per_doubling"]
+        error = [value - part["per_doubling_low"], part["per_doubling_high"] - value]
+        dashes = "-" if part["kind"].iloc[0] == "network" else "--"
+        style = {"color": colour(name), "marker": MARKERS.get(name, "."), "ms": 5}
+        label = BASELINES.get(name, name)
+        axes.errorbar(middle, value, error, ls=dashes, label=label, **style)
+    sizes = sorted({*found["smaller"], *found["larger"]})
+    axes.set_xscale("log")
+    axes.set_xticks(sizes, [f"{size / 1000:.3g}" for size in sizes])
+    axes.minorticks_off()
+    axes.set(xlabel="training vectors, thousands (between two sizes; log scale)")
+    axes.set(ylabel="test cosine gained per doubling")
+    axes.set_title("What each doubling of the data brought")
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
 def forest(changes: pd.DataFrame, title: str) -> Figure:
-    """Draw the rows of `findings.contrasts` as intervals around a band of ±MARGIN."""
+    """Draw the rows of `results.contrasts` as intervals around a band of ±MARGIN."""
     entries = list(dict.fromkeys(changes["entry"]))
-    arms = list(dict.fromkeys(changes["arm"]))
     # Narrower than the others: it has to be read on a phone, too.
     figure, axes = plt.subplots(figsize=(6, 1.6 + 0.55 * len(entries)))
     axes.axvspan(-MARGIN, MARGIN, color="0.9", zorder=0)
     axes.axvline(0, color="0.4", lw=1)
-    looks = zip(arms, (NETWORK, BASELINE), "os", strict=False)
-    for n, (arm, color, marker) in enumerate(looks):
-        part = changes[changes["arm"] == arm]
+    looks = zip(
+        changes.groupby("arm", sort=False), (NETWORK, BASELINE), "os", strict=False
+    )
+    for n, ((arm, part), color, marker) in enumerate(looks):
         heights = [entries.index(entry) + 0.22 * n for entry in part["entry"]]
-        intervals = part["interval"]
-        middle = np.array([i.estimate for i in intervals])
-        ends = np.array([[i.low, i.high] for i in intervals]).T
-        style = {"color": color, "marker": marker, "ls": "none", "capsize": 3}
-        axes.errorbar(
-            middle, heights, xerr=np.abs(ends - middle), label=arm, **style, lw=2
-        )
-    axes.set_yticks(np.arange(len(entries)) + 0.11 * (len(arms) - 1), entries)
+        ends = part[["change_low", "change_high"]].to_numpy().T
+        style = {"color": color, "marker": marker, "ls": "none", "capsize": 3, "lw": 2}
+        error = np.abs(ends - part["change"].to_numpy())
+        label = ARMS.get(arm, arm)
+        axes.errorbar(part["change"], heights, xerr=error, label=label, **style)
+    arms = changes["arm"].nunique()
+    axes.set_yticks(np.arange(len(entries)) + 0.11 * (arms - 1), entries)
     axes.invert_yaxis()
     axes.margins(y=0.2)
     axes.set_title(title)
     axes.set_xlabel(f"change with 95% interval (band: ±{MARGIN}, equivalent)")
-    if len(arms) > 1:
-        figure.legend(loc="outside lower center", ncols=len(arms))
+    if arms > 1:
+        figure.legend(loc="outside lower center", ncols=arms)
     return figure
 
 
-def fitted_curves(runs: pd.DataFrame, curves: dict) -> Figure:
-    """Draw each entry's error by size with both forms that `fit_curves` fitted."""
-    rows = -(-len(curves) // 2)
-    columns = min(2, len(curves))
-    figure, spots = plt.subplots(
-        rows, columns, figsize=(4 * columns, 2.9 * rows), squeeze=False, sharex=True
-    )
-    for axes, (entry, forms) in zip(spots.flat, curves.items(), strict=False):
-        scores, documents = scores_by_size(runs, entry)
-        for size, values in scores.items():
-            i = clustered_interval(values, documents)
-            error = [[i.high - i.estimate], [i.estimate - i.low]]
-            axes.errorbar(size, 1 - i.estimate, error, fmt="o", color="0.2", capsize=2)
-        sizes = np.geomspace(min(scores), 10 * max(scores), 100)
-        looks = zip(forms.items(), ("-", "--"), (NETWORK, BASELINE), strict=True)
-        for (form, curve), dashes, color in looks:
-            axes.plot(sizes, curve.fit.predict(sizes), dashes, color=color, label=form)
-        axes.axvspan(max(scores), sizes[-1], color="0.95", zorder=0)
-        axes.set(title=entry, xscale="log")
-    for axes in spots.flat[len(curves) :]:
-        axes.axis("off")
-        spots[-2, -1].tick_params(labelbottom=True)  # nothing is below it
-    figure.supxlabel("training vectors (grey: beyond the data)", size="medium")
-    figure.supylabel("1 − test cosine", size="medium")
-    handles, labels = spots.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=2)
+def learning(runs: pd.DataFrame) -> Figure:
+    """Draw one entry's learning curves by size (one seed).
+
+    Over updates, not epochs: an epoch of the smallest size has few updates.
+    """
+    figure, axes = plt.subplots(figsize=(6.5, 3.4))
+    colours = sns.color_palette("viridis_r", len(runs))  # sizes are an order
+    for color, row in zip(colours, runs.sort_values("size").itertuples(), strict=True):
+        epochs = history(row.folder)
+        style = {"color": color, "marker": ".", "label": f"{row.size:,}"}
+        axes.plot(epochs["step"], epochs["validation_cosine"], **style)
+        axes.plot(epochs["step"], epochs["train_cosine"], ":", color=color)
+    axes.set(title="Cosine by update (solid: validation, dotted: training)")
+    axes.set(xlabel="updates (log scale)", ylabel="mean cosine", xscale="log")
+    figure.legend(title="vectors", loc="outside right upper")
     return figure
 
 
 def collapse(rows: pd.DataFrame) -> Figure:
-    """Draw training cosine and gradient norm of `collapse.graphmert_runs`."""
-    figure, (top, bottom) = plt.subplots(2, 1, figsize=(7, 6.5), sharex=True)
+    """Draw training cosine and gradient norm of `causes.graphmert`."""
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(6.5, 6.5), sharex=True)
+    palette = sns.color_palette("colorblind")
     cells = rows.groupby(["entry", "size", "protocol"], sort=False).ngroup()
     for n, row in zip(cells, rows.itertuples(), strict=True):
-        label = f"{row.entry}, {row.size:,}, {row.protocol}"
+        label = f"{row.entry}, {row.size:,}, {row.protocol.replace('_', ' ')}"
         label += f", seed {row.seed}" if row.seed else ""
-        marker = "osD^v"[row.seed % 5]
-        style = {"color": f"C{n % 10}", "marker": marker, "markersize": 4}
-        history = row.history
-        top.plot(history.index, history["train_cosine"], label=label, **style)
-        top.axhline(row.level, color=f"C{n % 10}", ls=":", lw=1)
-        bottom.plot(history.index, history["gradient_norm"], **style)
-        bottom.plot(
-            history.index, history["gradient_norm_max"], ":", color=f"C{n % 10}"
-        )
+        color = palette[n % len(palette)]
+        style = {"color": color, "marker": "osD^v"[row.seed % 5], "markersize": 4}
+        epochs = history(row.folder)
+        top.plot(epochs.index, epochs["train_cosine"], label=label, **style)
+        top.axhline(row.training_mean_cosine, color=color, ls=":", lw=1)
+        bottom.plot(epochs.index, epochs["gradient_norm"], **style)
+        bottom.plot(epochs.index, epochs["gradient_norm_max"], ":", color=color)
     top.set_title("Training cosine (dotted: constant mean vector)")
     top.set_ylabel("mean cosine")
     bottom.set_title("Gradient norm before clipping (dotted: largest of the epoch)")
     bottom.set(xlabel="epoch", ylabel="norm", yscale="log")
     whole_epochs(bottom)
-    figure.legend(loc="outside lower center", ncols=2)
+    figure.legend(loc="outside lower center", ncols=1)
     return figure
 
 
 def collapse_by_update(updates: pd.DataFrame) -> Figure:
-    """Draw training cosine and gradient norm of `collapse.repeats`."""
-    figure, (top, bottom) = plt.subplots(2, 1, figsize=(7, 5), sharex=True)
-    for (precision, start), rows in updates.groupby(REPEAT, sort=False):
-        label = repeat_name(precision, start)
+    """Draw training cosine and gradient norm of repeats: `causes.collapse_repeats`."""
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(6.5, 5), sharex=True)
+    for (precision, start), rows in updates.groupby(["precision", "start"], sort=False):
+        label = f"{precision} from update {start:,}"
         top.plot(rows["update"], rows["cosine"], lw=1, label=label)
         bottom.plot(rows["update"], rows["gradient_norm"], lw=1)
     top.set_title("Training cosine of each update's batch")
@@ -269,34 +290,28 @@ def collapse_by_update(updates: pd.DataFrame) -> Figure:
     return figure
 
 
-def quality_and_cost(costs: pd.DataFrame, baselines: pd.DataFrame) -> Figure:
-    """Draw test cosine against latency; the area of a mark is the parameter count.
+def quality_and_cost(costs: pd.DataFrame) -> Figure:
+    """Draw `results.costs`: test cosine against latency, area by parameters.
 
-    Grey networks are dominated: column `on_frontier` of `summary.recommendation`. The
-    baselines, of `summary.baseline_costs`, have a line at their test cosine as well.
+    Grey networks are dominated.
     """
-    figure, axes = plt.subplots(figsize=(7, 4))
-    colors = [NETWORK if best else MUTED for best in costs["on_frontier"]]
-    both = pd.concat([costs, baselines])
-    axes.scatter(
-        both["latency_ms"],
-        both["test_cosine"],
-        s=8 * both["parameters"] / 1e6 + 20,
-        color=colors + [BASELINE] * len(baselines),
-        alpha=0.6,
+    figure, axes = plt.subplots(figsize=(6.5, 4))
+    network = costs["kind"] == "network"
+    colors = np.where(
+        network, np.where(costs["on_frontier"], NETWORK, "0.55"), BASELINE
     )
-    for n, row in enumerate(both.itertuples()):  # above and below: neighbours are close
-        million = f"{row.parameters / 1e6:.1f} M"
-        count = million if row.parameters >= 1e5 else f"{row.parameters:,.0f}"
+    area = 8 * costs["parameters"] / 1e6 + 20
+    axes.scatter(costs["latency_ms"], costs["test_cosine"], area, colors, alpha=0.6)
+    for n, row in enumerate(costs.itertuples()):  # above, below: neighbours are close
+        millions = f"{row.parameters / 1e6:.1f} M"
+        count = millions if row.parameters >= 1e5 else f"{row.parameters:,.0f}"
         axes.annotate(
-            f"{row.Index} ({count})",
+            f"{BASELINES.get(row.name, row.name)} ({count})",
             (row.latency_ms, row.test_cosine),
             xytext=(8, -14 if n % 2 else 6),
             textcoords="offset points",
             size="small",
         )
-    for cosine in baselines["test_cosine"]:
-        axes.axhline(cosine, color=BASELINE, lw=1, ls="--", zorder=0)
     axes.set_xscale("log")
     axes.margins(x=0.25, y=0.15)
     axes.set(xlabel="latency of one prediction, ms (log scale)")

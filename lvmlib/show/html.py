@@ -21,7 +21,7 @@ from latex2mathml.converter import convert
 from nbconvert.exporters import HTMLExporter
 from nbconvert.filters import markdown_mistune as mistune
 from PIL import Image, ImageChops
-from traitlets import default
+from traitlets import List, Unicode, default
 from traitlets.log import get_logger
 
 # "0.5", "12,345", "+0.01 [−0.02, 0.04]", "1e-05", "8.4 M": a number, perhaps a unit.
@@ -118,8 +118,18 @@ def tidy_table(page: BeautifulSoup, table: Tag) -> None:
             kind = ["long"] if max(map(len, values), default=0) > 40 else []
         for cell in column:
             cell["class"] = [*cell.get("class", []), *kind]
+    heads = [plain_text(cell) for cell in rows[0].find_all("th")] if rows else []
+    for row in rows[1:]:
+        for head, cell in zip(heads, row.find_all(["th", "td"]), strict=False):
+            cell["data-label"] = head
     name = plain_text(table.caption) or "Table"
-    box = {"class": "table", "role": "group", "aria-label": name, "tabindex": "0"}
+    stacked = " stacked" if len(heads) > 3 else ""
+    box = {
+        "class": "table" + stacked,
+        "role": "group",
+        "aria-label": name,
+        "tabindex": "0",
+    }
     table.wrap(page.new_tag("div", attrs=box))
 
 
@@ -143,24 +153,51 @@ def shrink(image: Tag) -> None:
         image["src"] = min(image["src"], src, key=len)
 
 
-def fold_setup(page: BeautifulSoup) -> None:
-    """Fold each text tagged "setup" away, with all cells up to the next other text."""
-    for text in page.main.find_all("section", class_="setup"):
+def fold_asides(page: BeautifulSoup) -> None:
+    """Fold texts tagged "setup" or "details", with all cells up to the next other text.
+
+    What only makes the page goes under one word for all of it, details under their own
+    first line.
+    """
+    for text in page.main.select("section.setup, section.details"):
         if text.find_parent("details"):
             continue
-        fold = page.new_tag("details", attrs={"class": "code"})
-        fold.append(page.new_tag("summary", string="How this page is made"))
+        kind = "setup" if "setup" in text["class"] else "details"
+        fold = page.new_tag(
+            "details", attrs={"class": "code" if kind == "setup" else kind}
+        )
+        summary = page.new_tag("summary", string="How this page is made")
+        if kind == "details":
+            first = text.find(["h2", "h3", "h4", "p"])
+            summary.string = plain_text(first)
+            first.decompose()
+        fold.append(summary)
         text.insert_before(fold)
         while (cell := fold.next_sibling) and (
-            cell.name != "section" or "setup" in cell["class"]
+            cell.name != "section" or cell is text or kind in cell["class"]
         ):
+            if kind == "details" and cell.name == "section" and cell is not text:
+                break  # the next details have a line of their own
             fold.append(cell)
+
+
+def link_pages(page: BeautifulSoup, pages: list[list[str]], here: str) -> None:
+    """Put the names of a report's pages on top, as links; `here` is the one shown."""
+    bar = page.new_tag("nav", attrs={"class": "pages", "aria-label": "Pages"})
+    for href, name in pages:
+        link = page.new_tag("a", attrs={"href": href}, string=name)
+        if href == here:
+            link["aria-current"] = "page"
+        bar.append(link)
+    page.main.insert(0, bar)
 
 
 class ReportExporter(HTMLExporter):
     """One self-contained, readable page per notebook (see ``template``)."""
 
     export_from_notebook = "Report (HTML)"
+    pages = List(help="href and name of each page of the report").tag(config=True)
+    here = Unicode(help="href of the page at hand").tag(config=True)
 
     @default("template_name")
     def _template_name_default(self) -> str:
@@ -210,6 +247,8 @@ class ReportExporter(HTMLExporter):
             drawing["aria-label"] = plain_text(drawing.title) or "Drawing"
         for image in page.main.find_all("img", src=re.compile(f"^{PNG}")):
             shrink(image)
-        fold_setup(page)
+        fold_asides(page)
         link_headings(page)
+        if self.pages:
+            link_pages(page, self.pages, self.here)
         return str(page), resources

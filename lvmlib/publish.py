@@ -1,0 +1,316 @@
+"""What a study leaves in the repository: small files of its runs, pages, cards, a model.
+
+`python -m lvmlib.publish reference` copies what the pages need from the finished runs
+to reports/reference/runs, so that the report can be made again from the repository
+alone, with `--render`; `--ship amn` puts that entry's model into the package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import textwrap
+from base64 import b64decode
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import yaml
+from jinja2 import Environment, PackageLoader
+
+from lvmlib.evaluation import PAIRED_BASELINES
+from lvmlib.files import atomic_path, write_json
+from lvmlib.recipe import project_folder, runs_root
+from lvmlib.results import (
+    answers,
+    headline_sizes,
+    latency,
+    load_study,
+    main_runs,
+    over_baseline,
+    read_plan,
+    window_scores,
+)
+from lvmlib.runs import SHARED, load_run, read_scores
+from lvmlib.show import interval, signed
+from lvmlib.show.html import ReportExporter
+from lvmlib.statistics import clustered_interval
+from lvmlib.study import Study
+from lvmlib.weights import PRETRAINED, load_weights, save_weights
+
+# Of a run's scores by window: what a page reads.
+COLUMNS = ["document", "row", "cosine", "contrastive", "rank_document", "rank_all"]
+ANSWER, ANSWER_ENDS = "<!-- answer -->", "<!-- answer ends -->"
+SMALL_FILES = ("test.parquet", "history.csv", "run.json")  # last: then a run is done
+PAGES = ["networks", "costs", "runs"]  # of a study that names none
+
+
+def study_pages(name: str) -> list[str]:
+    """Return the question pages of a study: `pages` of its YAML, else PAGES."""
+    path = project_folder() / "parameters" / f"{name}.yaml"
+    content = yaml.safe_load(path.read_text()) if path.exists() else {}
+    return content.get("pages") or PAGES
+
+
+# --- runs ----------------------------------------------------------------------------
+
+
+def publish_runs(study: str | Path, target: str | Path) -> int:
+    """Copy the plan and each finished run's small files; return the number of runs.
+
+    Weights, notebooks and checkpoints stay where they are. Of test.parquet the columns
+    that the pages read are kept, as float32: about 8 bytes a test window. Those of the
+    baselines are the same for all runs on one training set: `target`/baselines has them
+    once, and `load_run` joins them.
+    """
+    study, target = Path(study), Path(target)
+    table = load_study(study)
+    for row in table.itertuples():
+        folder = target / Path(row.folder).relative_to(study)
+        folder.mkdir(parents=True, exist_ok=True)
+        paired = dict.fromkeys((*PAIRED_BASELINES, row.best_baseline))
+        scores = read_scores(row.folder)
+        baselines = scores[[f"cosine_{name}" for name in paired]].astype("float32")
+        found = hashlib.sha256(baselines.to_numpy().tobytes()).hexdigest()[:16]
+        shared = target / "baselines" / f"{found}.parquet"
+        if not shared.exists():
+            write_scores(baselines, shared)
+        scores = scores[COLUMNS]
+        scores.attrs[SHARED] = shared.name
+        write_scores(scores, folder / "test.parquet")
+        for name in SMALL_FILES[1:]:
+            _copy(Path(row.folder) / name, folder / name)
+    _copy(study / "study.json", target / "study.json")
+    return len(table)
+
+
+def restore_runs(study: Study, published: Path) -> int:
+    """Put published runs where the study looks for its own; return how many.
+
+    So a machine that has none of a study's runs trains only what nobody has trained; a
+    run that was begun here is left alone. A restored run has its scores and history,
+    but neither weights nor notebook: to have them, delete its folder in the study and
+    in reports/, or repeat it in a folder of its own with one papermill command.
+    """
+    count = 0
+    for run in study.runs:
+        source = published / run.folder.relative_to(study.folder)
+        if run.folder.exists() or not answers(source, run.recipe_hash):
+            continue
+        shared = pd.read_parquet(source / "test.parquet").attrs[SHARED]
+        copies = {published / "baselines" / shared: study.folder / "baselines" / shared}
+        copies |= {source / name: run.folder / name for name in SMALL_FILES}
+        recipe = run.folder / f"recipe-{run.recipe_hash}.json"
+        write_json(recipe, run.settings.parameters())
+        for original, copy in copies.items():
+            _copy(original, copy)
+        count += 1
+    return count
+
+
+def _copy(original: Path, copy: Path) -> None:
+    with atomic_path(copy) as temporary:
+        shutil.copyfile(original, temporary)
+
+
+def write_scores(scores: pd.DataFrame, path: Path) -> None:
+    """Write scores as small as Parquet can without losing more than float32 does."""
+    floats = list(scores.select_dtypes("float"))
+    encodings = dict.fromkeys(floats, "BYTE_STREAM_SPLIT")
+    if "row" in scores:  # rises, mostly by one
+        encodings["row"] = "DELTA_BINARY_PACKED"
+    with atomic_path(path) as temporary:
+        scores.astype(dict.fromkeys(floats, "float32")).to_parquet(
+            temporary,
+            index=False,
+            compression="zstd",
+            use_dictionary=[name for name in scores if name not in encodings],
+            column_encoding=encodings,
+        )
+
+
+# --- cards and models ----------------------------------------------------------------
+
+
+def model_card(runs: pd.DataFrame) -> str:
+    """Return the Markdown card of one entry at one size.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        Rows of `load_study`'s table, one a seed.
+    """
+    scores, documents = window_scores(runs)
+    times = latency()["latency_ms"]
+    template = Environment(
+        loader=PackageLoader("lvmlib.show", "template"), trim_blocks=True
+    )
+    template.filters |= {"interval": interval, "signed": signed}
+    return template.get_template("card.md.j2").render(
+        first=load_run(runs["folder"].iloc[0]).info,
+        runs=runs,
+        cosine=clustered_interval(scores, documents),
+        leads={name: over_baseline(runs, name) for name in PAIRED_BASELINES},
+        latency=times.get(runs["architecture"].iloc[0]),
+    )
+
+
+def publish_cards(table: pd.DataFrame, folder: Path) -> None:
+    """Write the card of each main entry at the largest size."""
+    largest = table[table["size"] == table["size"].max()]
+    for entry, runs in largest.groupby("entry"):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{entry}.md").write_text(model_card(runs.sort_values("seed")))
+
+
+def ship(runs: pd.DataFrame, path: str | Path = PRETRAINED) -> None:
+    """Put one finished run's model into the package: float16, with its card beside.
+
+    Half the numbers' bytes cost nothing that the exam can see; `load_pretrained` turns
+    them back into float32.
+    """
+    (folder,) = runs["folder"]
+    model = load_weights(Path(folder) / "model.safetensors")
+    save_weights(model.half(), path)
+    Path(path).chmod(0o644)  # safetensors writes for the owner only
+    Path(path).with_suffix(".md").write_text(model_card(runs))
+
+
+# --- pages ---------------------------------------------------------------------------
+
+
+def render_page(notebook: Path, page: Path, pages: list[list[str]] = ()) -> None:
+    """Turn an executed notebook into an HTML page."""
+    exporter = ReportExporter(pages=[list(p) for p in pages], here=page.name)
+    html, _ = exporter.from_filename(str(notebook))
+    with atomic_path(page) as temporary:
+        temporary.write_text(html)
+
+
+def render_run_pages(table: pd.DataFrame, study: str | Path, report: Path) -> None:
+    """Render the main arm's runs of the first seed at the two sizes compared."""
+    arms = main_runs(table)["arm"]
+    runs = table[(table["arm"] == arms.iloc[0]) & (table["seed"] == 0)]
+    runs = runs[runs["size"].isin(headline_sizes(main_runs(table)))]
+    plan = read_plan(study)
+    for folder in map(Path, runs["folder"]):
+        page, notebook = report / plan[folder]["page"], folder / "notebook.ipynb"
+        if not notebook.exists():  # restored: its page was published with it
+            continue
+        if not page.exists() or page.stat().st_mtime < notebook.stat().st_mtime:
+            render_page(
+                notebook, page, [["index.html", "Answer"], ["runs.html", "Runs"]]
+            )
+
+
+def render(report: Path, study: Path) -> None:
+    """Render a study's pages and results.csv into `report`, from the folder of runs.
+
+    A notebook gets of `reported` (the original protocol's committed runs) and `plan`
+    (reports/<study>/PLAN.md) what it has as a parameter and what is there.
+    """
+    names = ["summary", *study_pages(report.name)]
+    pages = [["index.html", "Answer"]] + [[f"{n}.html", n.title()] for n in names[1:]]
+    given = {"study": study.resolve()}
+    others = {"reported": report.parent / "as_reported" / "runs"}
+    others["plan"] = report / "PLAN.md"
+    given |= {name: path.resolve() for name, path in others.items() if path.exists()}
+    with tempfile.TemporaryDirectory() as folder:
+        made = {name: Path(folder) / f"{name}.ipynb" for name in names}
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda name: _execute(name, made[name], given), names))
+        for name, notebook in made.items():
+            html = "index" if name == "summary" else name
+            render_page(notebook, report / f"{html}.html", pages)
+        tagged = _tagged_outputs(made["summary"])
+    table = load_study(study)
+    hidden = r"^folder$|^baseline_(?!\w+_cosine$)|validation_cosine_|numbers"
+    with atomic_path(report / "results.csv") as temporary:
+        kept = [column for column in table if not re.search(hidden, column)]
+        table[kept].to_csv(temporary, index=False)
+    if report.name == "reference":
+        (report / "contrast.png").write_bytes(
+            b64decode(tagged["main-figure"]["image/png"])
+        )
+        tell_readme(project_folder() / "README.md", tagged["answer"]["text/markdown"])
+
+
+def _execute(name: str, target: Path, given: dict[str, Path]) -> None:
+    source = project_folder() / "notebooks" / f"{name}.ipynb"
+    known = re.findall(r"^(\w+): str", _parameters_cell(source), flags=re.MULTILINE)
+    command = ["papermill", "--no-progress-bar", "-k", "python3", source, target]
+    for key in set(known) & set(given):
+        command += ["-p", key, given[key]]
+    threads = os.environ | {"OMP_NUM_THREADS": "1"}  # two run side by side
+    done = subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, env=threads
+    )
+    if done.returncode:
+        sys.exit(f"error: notebooks/{name}.ipynb failed\n{done.stderr[-3000:]}")
+
+
+def _parameters_cell(notebook: Path) -> str:
+    cells = nbformat.read(notebook, as_version=4).cells
+    return next(c.source for c in cells if "parameters" in c.metadata.get("tags", []))
+
+
+def _tagged_outputs(notebook: Path) -> dict[str, dict]:
+    """Return what the first output of each tagged code cell shows, by tag."""
+    cells = nbformat.read(notebook, as_version=4).cells
+    return {
+        tag: cell.outputs[0].data
+        for cell in cells
+        if cell.cell_type == "code" and cell.outputs and "data" in cell.outputs[0]
+        for tag in cell.metadata.get("tags", [])
+    }
+
+
+def tell_readme(readme: Path, answer: str) -> None:
+    """Put the answer between the README's two marks."""
+    start, rest = readme.read_text().split(ANSWER, 1)
+    _, end = rest.split(ANSWER_ENDS, 1)
+    told = "\n\n".join(
+        textwrap.fill(part, 88, break_on_hyphens=False) for part in answer.split("\n\n")
+    )
+    with atomic_path(readme) as temporary:
+        temporary.write_text(f"{start}{ANSWER}\n{told}\n{ANSWER_ENDS}{end}")
+
+
+def main() -> None:
+    """Publish a study's runs, pages and cards, or render what is there."""
+    parser = argparse.ArgumentParser(prog="lvmlib.publish", description=__doc__)
+    parser.add_argument("study", nargs="?", help="name of a study, such as reference")
+    parser.add_argument("--ship", default="", help="the entry whose model ships")
+    parser.add_argument("--render", action="store_true", help="only render the pages")
+    parser.add_argument("--runs", type=Path, help="folder of runs to render")
+    parser.add_argument("--page", nargs=2, type=Path, help="one notebook, one page")
+    arguments = parser.parse_args()
+    if arguments.page:
+        render_page(*arguments.page, [["index.html", "Answer"], ["runs.html", "Runs"]])
+        return
+    if not arguments.study:  # make rebuild, without STUDY=
+        parser.error("name a study, such as: make rebuild STUDY=reference")
+    report = Path("reports") / arguments.study
+    if arguments.render:
+        render(report, arguments.runs or report / "runs")
+        return
+    study = runs_root() / arguments.study
+    print(f"{publish_runs(study, report / 'runs')} runs → {report / 'runs'}")
+    table = load_study(study)
+    render_run_pages(table, study, report)
+    publish_cards(main_runs(table), report / "cards")
+    if arguments.ship:
+        runs = main_runs(table)
+        runs = runs[(runs["entry"] == arguments.ship) & (runs["seed"] == 0)]
+        ship(runs[runs["size"] == runs["size"].max()])
+
+
+if __name__ == "__main__":
+    main()
