@@ -7,7 +7,7 @@
 import re
 import shlex
 
-from lvmlib.study import read_study, summary_arguments
+from lvmlib.study import read_study
 from lvmlib.training import HUGE_PAGES
 
 study = read_study(config.get("study", "quick"), config.get("dataset", ""))
@@ -27,18 +27,22 @@ def has_notebook(run):
     return (run.folder / "notebook.ipynb").exists()
 
 
-# A few seconds each: not worth a job of a cluster.
+# Seconds each: not worth a job of a cluster.
 localrules:
     page,
-    summary,
-    results,
+    report,
 
 
 rule report:
     input:
+        f"{study.folder}/study.json",
+        [evidence(run) for run in study.runs],
+        [page for page, run in PAGES.items() if has_notebook(run)],
+    output:
         f"{REPORT}/index.html",
         f"{REPORT}/results.csv",
-        [page for page, run in PAGES.items() if has_notebook(run)],
+    shell:
+        "python -m lvmlib.publish {study.name:q} --render --runs {study.folder:q}"
 
 
 rule runs:
@@ -82,38 +86,4 @@ rule page:
     params:
         notebook=lambda wildcards: PAGES[f"{REPORT}/{wildcards.page}.html"].folder / "notebook.ipynb",
     shell:
-        "jupyter nbconvert --log-level WARN --to lvm_report {params.notebook:q}"
-        " --output-dir {REPORT:q} --output {wildcards.page}.html"
-
-
-rule summary:
-    input:
-        f"{study.folder}/study.json",
-        [evidence(run) for run in study.runs],
-        notebook="notebooks/summary.ipynb",
-    output:
-        f"{REPORT}/index.html",
-    log:
-        f"{study.folder}/summary.ipynb",
-    params:
-        arguments=shlex.join(
-            summary_arguments(
-                study.name, study.folder, study.folder.parent / "as_reported"
-            )
-        ),
-    shell:
-        "papermill --no-progress-bar -k python3 {input.notebook} {log:q}"
-        " {params.arguments} && "
-        "jupyter nbconvert --log-level WARN --to lvm_report {log:q}"
-        " --output-dir {REPORT:q} --output index.html"
-
-
-rule results:
-    input:
-        [evidence(run) for run in study.runs],
-    output:
-        f"{REPORT}/results.csv",
-    shell:
-        'python -c "import sys, lvmlib; table = lvmlib.load_study(sys.argv[1]);'
-        ' table.drop(columns=[\'folder\']).to_csv(sys.argv[2], index=False)"'
-        " {study.folder:q} {output:q}"
+        "python -m lvmlib.publish --page {params.notebook:q} {output:q}"

@@ -11,24 +11,26 @@ from typing import Any
 _HOMES = {
     "ARCHITECTURES": "models",
     "build_model": "models",
+    "compare": "results",
     "count_parameters": "models",
-    "execute": "runs",
     "load_pretrained": "weights",
     "load_run": "runs",
-    "load_study": "study",
+    "load_study": "results",
     "load_weights": "weights",
     "make_split": "vectors",
-    "missing_runs": "study",
+    "missing_runs": "results",
+    "new_model": "runs",
     "notebook_settings": "recipe",
     "open_dataset": "vectors",
     "predict": "inference",
     "read_parameters": "recipe",
+    "run": "runs",
     "save_weights": "weights",
 }
 __all__ = list(_HOMES)
 
 
-# Found at first use: rendering a page needs lvmlib.pages.html, but not torch, which
+# Found at first use: rendering a page needs lvmlib.show.html, but not torch, which
 # takes four seconds.
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:

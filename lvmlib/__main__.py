@@ -13,7 +13,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lvmlib.files import read_json
-from lvmlib.study import PlannedRun, Study, missing_runs, read_study
+from lvmlib.results import missing_runs
+from lvmlib.study import PlannedRun, Study, read_study
 
 
 def main() -> int:
@@ -56,22 +57,22 @@ def main() -> int:
     with log.open("a") as file:
         render = subprocess.run([*snakemake, "report"], stdout=file, stderr=file)
     missing = missing_runs(study.folder)
-    for run in missing:
-        print(f"missing: {run['label']}: {run['reason']}", file=sys.stderr)
+    for run in missing.itertuples():
+        print(f"missing: {run.label}: {run.reason}", file=sys.stderr)
     if render.returncode or not index.exists():
         print(f"the report was not rendered; see {log}", file=sys.stderr)
         return 1
     if "Nothing to be done" in log.read_text():
         print(f"{study.name}: all {len(study.runs)} runs and pages are up to date.")
     print(index)
-    return 1 if missing else 0
+    return 1 if len(missing) else 0
 
 
 def restore(study: Study, published: Path) -> None:
     """Take over the finished runs that the repository has."""
     if published.exists():
         # Not at the top: it imports what draws figures, which takes a second.
-        from lvmlib.pages.publishing import restore_runs
+        from lvmlib.publish import restore_runs
 
         restored = restore_runs(study, published)
         if restored:

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from lvmlib.models import evaluation_mode, unknown_name
+from lvmlib.vectors import Dataset
 
 BLOCK = 1024  # windows at a time, so that memory does not grow with the input
 
@@ -62,8 +63,13 @@ def predict(
     Raises
     ------
     ValueError
-        For a context of another shape, with NaN or infinite numbers, or of another
-        dimension than the model's; for an absent device.
+        For a context of another shape, with NaN or infinite numbers, with a zero
+        vector (which cannot mean anything), or of another dimension than the model's;
+        for an absent device.
+
+    Notes
+    -----
+    Models are trained on unit vectors: vectors of another length are divided by it.
     """
     if not isinstance(context, torch.Tensor):
         context = torch.from_numpy(np.array(context, np.float32))
@@ -80,6 +86,11 @@ def predict(
             f"context has vectors of dimension {context.shape[-1]}, but this "
             f"{model.architecture} was trained on {dim}."
         )
+    if (context.norm(dim=-1) == 0).any():
+        raise ValueError(
+            "context holds a zero vector, which no text has; leave it out."
+        )
+    context = functional.normalize(context.float(), dim=-1)
     windows = context if context.ndim == 3 else context[None]
     unit = np.empty((len(windows), dim), np.float32)
     place = next(model.parameters()).device
@@ -94,3 +105,17 @@ def predict(
         finally:
             model.to(place)
     return unit if context.ndim == 3 else unit[0]
+
+
+def predict_windows(
+    model: nn.Module, dataset: Dataset, windows: np.ndarray, block: int = 512
+) -> np.ndarray:
+    """Return the raw outputs (W, D) for windows (W, context + 1), in float32."""
+    device = next(model.parameters()).device
+    raw = np.empty((len(windows), dataset.dim), np.float32)
+    with evaluation_mode(model), torch.inference_mode():
+        for start in range(0, len(windows), block):
+            context = dataset.gather(windows[start : start + block, :-1])
+            outputs = model(torch.from_numpy(context).to(device)).float()
+            raw[start : start + block] = outputs.cpu().numpy()
+    return raw

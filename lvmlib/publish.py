@@ -1,4 +1,4 @@
-"""What a study leaves in the repository: small files of its runs, pages, cards, a model.
+"""What a study leaves in the repository: small files of its runs, pages and cards.
 
 `python -m lvmlib.publish reference` copies what the pages need from the finished runs
 to reports/reference/runs, so that the report can be made again from the repository
@@ -22,7 +22,6 @@ from pathlib import Path
 
 import nbformat
 import pandas as pd
-import yaml
 from jinja2 import Environment, PackageLoader
 
 from lvmlib.evaluation import PAIRED_BASELINES
@@ -36,6 +35,7 @@ from lvmlib.results import (
     main_runs,
     over_baseline,
     read_plan,
+    study_pages,
     window_scores,
 )
 from lvmlib.runs import SHARED, load_run, read_scores
@@ -49,14 +49,6 @@ from lvmlib.weights import PRETRAINED, load_weights, save_weights
 COLUMNS = ["document", "row", "cosine", "contrastive", "rank_document", "rank_all"]
 ANSWER, ANSWER_ENDS = "<!-- answer -->", "<!-- answer ends -->"
 SMALL_FILES = ("test.parquet", "history.csv", "run.json")  # last: then a run is done
-PAGES = ["networks", "costs", "runs"]  # of a study that names none
-
-
-def study_pages(name: str) -> list[str]:
-    """Return the question pages of a study: `pages` of its YAML, else PAGES."""
-    path = project_folder() / "parameters" / f"{name}.yaml"
-    content = yaml.safe_load(path.read_text()) if path.exists() else {}
-    return content.get("pages") or PAGES
 
 
 # --- runs ----------------------------------------------------------------------------
@@ -216,7 +208,7 @@ def render(report: Path, study: Path) -> None:
     A notebook gets of `reported` (the original protocol's committed runs) and `plan`
     (reports/<study>/PLAN.md) what it has as a parameter and what is there.
     """
-    names = ["summary", *study_pages(report.name)]
+    names = ["summary", *study_pages(report)]
     pages = [["index.html", "Answer"]] + [[f"{n}.html", n.title()] for n in names[1:]]
     given = {"study": study.resolve()}
     others = {"reported": report.parent / "as_reported" / "runs"}

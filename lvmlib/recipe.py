@@ -8,23 +8,46 @@ import inspect
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    create_model,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass
 
 from lvmlib.models import model_class, unknown_name
 from lvmlib.vectors import PROTOCOLS
 
-ARMS = ("epochs", "steps")
-SCHEDULES = ("cosine", "constant", "plateau")
-PRECISIONS = ("auto", "32-true", "bf16-mixed")
+STRICT = ConfigDict(strict=True, extra="forbid")
 
 
 class ParameterError(ValueError):
-    """A parameter is unknown, misspelt or of the wrong type."""
+    """A parameter is unknown, misspelt, of the wrong type or out of range."""
 
 
-@dataclass(frozen=True)
+def _number(value: Any) -> Any:
+    """Read "1e-3", which YAML takes for text; leave what is no number alone."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+Share = Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1)]
+Rate = Annotated[float, BeforeValidator(_number), Field(gt=0, le=1)]
+Decay = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, config=STRICT)
 class Recipe:
     """How a model is trained.
 
@@ -51,82 +74,39 @@ class Recipe:
         "auto" (CUDA, then MPS, then CPU), "cuda", "mps" or "cpu".
     """
 
-    arm: str = "epochs"
-    epochs: int = 8
-    min_steps: int = 0
-    batch_size: int = 32
-    learning_rate: float = 5e-4
-    schedule: str = "cosine"
-    warmup: float = 0.05
-    weight_decay: float = 0.01
-    patience: int = 0
-    precision: str = "auto"
-    device: str = "auto"
+    arm: Literal["epochs", "steps"] = "epochs"
+    epochs: PositiveInt = 8
+    min_steps: NonNegativeInt = 0
+    batch_size: PositiveInt = 32
+    learning_rate: Rate = 5e-4
+    schedule: Literal["cosine", "constant", "plateau"] = "cosine"
+    warmup: Share = 0.05
+    weight_decay: Decay = 0.01
+    patience: NonNegativeInt = 0
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
 
-    def __post_init__(self) -> None:
-        """Refuse values that cannot train.
-
-        Raises
-        ------
-        ValueError
-            Naming the parameter, its value and what was expected.
-        """
-        _expect_one_of("arm", self.arm, ARMS)
-        _expect_one_of("schedule", self.schedule, SCHEDULES)
-        _expect_one_of("precision", self.precision, PRECISIONS)
-        _expect_one_of("device", self.device, ("auto", "cuda", "mps", "cpu"))
-        for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)}, expected at least {least}."
-                )
-        if self.min_steps < (self.arm == "steps"):
-            raise ValueError(f"min_steps is {self.min_steps}; arm 'steps' needs >= 1.")
-        if not 0 < self.learning_rate <= 1 or self.weight_decay < 0:
-            raise ValueError(
-                f"learning_rate {self.learning_rate} must be in (0, 1] and "
-                f"weight_decay {self.weight_decay} must not be negative."
-            )
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup is {self.warmup}, expected a share in [0, 1).")
+    @model_validator(mode="after")
+    def _fits_together(self) -> Recipe:
+        if self.arm == "steps" and not self.min_steps:
+            raise ValueError("arm 'steps' needs min_steps of at least 1.")
         if self.schedule == "plateau" and self.warmup:
             raise ValueError("schedule 'plateau' has no warm-up: set warmup to 0.")
+        return self
 
 
-def _expect_one_of(name: str, value: str, valid: tuple[str, ...]) -> None:
-    if value not in valid:
-        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(valid)}.")
-
-
-def total_steps(recipe: Recipe, windows: int) -> int:
-    """Return the number of optimiser updates for a training set of `windows`."""
-    if recipe.arm == "steps":
-        return recipe.min_steps
-    per_epoch = -(-windows // recipe.batch_size)
-    return max(recipe.epochs * per_epoch, recipe.min_steps)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Settings:
     """Everything that decides the numbers of one run: the notebooks' parameters."""
 
     architecture: str
     dataset: str = ""
-    size: int = 2000
-    protocol: str = "controlled"
-    seed: int = 0
+    size: PositiveInt = 2000
+    protocol: Literal[tuple(PROTOCOLS)] = "controlled"
+    seed: NonNegativeInt = 0
     run_dir: str = ""
     recipe: Recipe = field(default_factory=Recipe)
     options: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Refuse values no run can have; raises ParameterError."""
-        if self.protocol not in PROTOCOLS:
-            raise ParameterError(unknown_name("protocol", self.protocol, PROTOCOLS))
-        if self.size < 1 or self.seed < 0:
-            raise ParameterError(
-                f"size {self.size} must be positive and seed {self.seed} not negative."
-            )
 
     def parameters(self) -> dict[str, Any]:
         """Return the settings as flat notebook parameters."""
@@ -160,10 +140,12 @@ class Settings:
         return runs_root() / "interactive" / place
 
 
-def model_options(architecture: str) -> dict[str, Any]:
-    """Return an architecture's own parameters with their defaults."""
-    own = inspect.signature(model_class(architecture)).parameters
-    return {n: p.default for n, p in own.items() if n not in ("dim", "context")}
+def total_steps(recipe: Recipe, windows: int) -> int:
+    """Return the number of optimiser updates for a training set of `windows`."""
+    if recipe.arm == "steps":
+        return recipe.min_steps
+    per_epoch = -(-windows // recipe.batch_size)
+    return max(recipe.epochs * per_epoch, recipe.min_steps)
 
 
 def runs_root() -> Path:
@@ -179,34 +161,50 @@ def project_folder() -> Path:
     return project if (project / "parameters").is_dir() else Path.cwd()
 
 
+def model_options(architecture: str) -> dict[str, Any]:
+    """Return an architecture's own parameters with their defaults."""
+    own = inspect.signature(model_class(architecture)).parameters
+    return {n: p.default for n, p in own.items() if n not in ("dim", "context")}
+
+
 def make_settings(architecture: str, parameters: dict[str, Any]) -> Settings:
     """Build Settings from flat notebook parameters.
 
     Raises
     ------
     ParameterError
-        Naming an unknown parameter and the nearest valid one, or a wrong type.
+        Naming an unknown parameter and the nearest valid one, or one with a value that
+        it cannot have.
     """
-    names = {f.name for f in fields(Settings)} - {"architecture", "recipe", "options"}
-    recipe_names = {f.name for f in fields(Recipe)}
+    own = {f.name for f in fields(Settings)} - {"architecture", "recipe", "options"}
+    of_recipe = {f.name for f in fields(Recipe)}
     options = model_options(architecture)
-    check_names(parameters, names | recipe_names | set(options))
-    defaults = Settings(architecture, options=options).parameters()
-    values = {
-        name: _of_type_of(name, value, defaults[name])
-        for name, value in parameters.items()
-    }
+    check_names(parameters, own | of_recipe | set(options))
 
-    def chosen(among: Iterable[str]) -> dict[str, Any]:
-        return {name: values[name] for name in among if name in values}
+    def chosen(names: Iterable[str]) -> dict[str, Any]:
+        return {name: parameters[name] for name in names if name in parameters}
 
+    types = {name: (type(default), default) for name, default in options.items()}
     try:
-        recipe = Recipe(**chosen(recipe_names))
-    except ValueError as error:
-        raise ParameterError(str(error)) from None
-    # Only options that differ from the model's own defaults enter the recipe hash.
-    own = {k: v for k, v in chosen(options).items() if v != options[k]}
-    return Settings(architecture, recipe=recipe, options=own, **chosen(names))
+        checked = create_model("Options", __config__=STRICT, **types)(**chosen(options))
+        recipe = Recipe(**chosen(of_recipe))
+        # Only options that differ from the model's own defaults enter the recipe hash.
+        differing = {k: v for k, v in checked if v != options[k]}
+        return Settings(architecture, recipe=recipe, options=differing, **chosen(own))
+    except ValidationError as error:
+        raise ParameterError(first_error(error)) from None
+
+
+def first_error(error: ValidationError) -> str:
+    """Say what the first of pydantic's errors found, and what was expected."""
+    found = error.errors()[0]
+    if not found["loc"]:
+        return str(found["ctx"]["error"])
+    place = ".".join(map(str, found["loc"]))
+    value = f"{found['input']!r} ({type(found['input']).__name__})"
+    return (
+        f"parameter {place!r} is {value}: {found['msg'][0].lower()}{found['msg'][1:]}."
+    )
 
 
 def check_names(given: Iterable[str], valid: Iterable[str]) -> None:
@@ -215,18 +213,6 @@ def check_names(given: Iterable[str], valid: Iterable[str]) -> None:
     for name in given:
         if name not in valid:
             raise ParameterError(unknown_name("parameter", name, sorted(valid)))
-
-
-def _of_type_of(name: str, value: Any, default: Any) -> Any:
-    expected = type(default)
-    if expected is float and type(value) is int:
-        return float(value)
-    if type(value) is not expected:
-        raise ParameterError(
-            f"parameter {name!r} is {value!r} ({type(value).__name__}), expected "
-            f"{expected.__name__} such as {default!r}."
-        )
-    return value
 
 
 def read_parameters(namespace: dict[str, Any], valid: Iterable[str]) -> dict[str, Any]:
@@ -271,6 +257,6 @@ def _is_annotated(cell: str) -> bool:
 
 
 def notebook_settings(namespace: dict[str, Any], architecture: str) -> Settings:
-    """Validate an architecture notebook's parameters: `read_parameters` + types."""
+    """Validate an architecture notebook's parameters: `read_parameters` + values."""
     valid = Settings(architecture, options=model_options(architecture)).parameters()
     return make_settings(architecture, read_parameters(namespace, valid))

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from lvmlib.evaluation import BASELINES, PAIRED_BASELINES
 from lvmlib.files import read_json
@@ -30,6 +31,7 @@ from lvmlib.statistics import (
 )
 
 REPORTED_SIZES = (80_634, 232_605)
+PAGES = ("networks", "costs", "runs")  # of a study that names none
 SURE = 0.95  # the probability of beating another that a decided pair needs
 LATENCY_NOISE = 0.1  # share by which two latencies may differ and mean nothing
 FIRST = ["entry", "architecture", "size", "arm", "seed", "planned_seeds", "protocol"]
@@ -109,6 +111,18 @@ def _flat(folder: Path) -> dict[str, Any]:
 def published_study() -> Path:
     """Return the folder of the reference study's committed runs."""
     return project_folder() / "reports" / "reference" / "runs"
+
+
+def study_pages(path: str | Path) -> list[str]:
+    """Return the question pages of a study's report: `pages` of its YAML, else PAGES.
+
+    `path` is a folder of runs, <runs>/<study> or reports/<study>/runs.
+    """
+    path = Path(path)
+    name = path.parent.name if path.name == "runs" else path.name
+    file = project_folder() / "parameters" / f"{name}.yaml"
+    content = yaml.safe_load(file.read_text()) if file.exists() else {}
+    return content.get("pages") or list(PAGES)
 
 
 def read_plan(path: str | Path) -> dict[Path, dict[str, Any]]:

@@ -7,7 +7,6 @@ recipe-<hash>.json, whose name says which recipe the folder answers.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import platform
@@ -21,17 +20,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from lvmlib import evaluation
-from lvmlib.files import atomic_path, read_json, write_json
-from lvmlib.inference import predict, resolve_device
+from lvmlib.files import atomic_path, write_json
+from lvmlib.gpu import resolve_precision
+from lvmlib.inference import predict_windows, resolve_device
 from lvmlib.models import build_model, count_parameters
 from lvmlib.recipe import Settings, runs_root, total_steps
-from lvmlib.training import predict_windows, resolve_precision, train, training_status
-from lvmlib.vectors import Dataset, Split, make_split, open_dataset
+from lvmlib.statistics import clustered_interval
+from lvmlib.training import train, training_status
+from lvmlib.vectors import Dataset, Split
 
 PACKAGES = ("torch", "lightning-fabric", "numpy", "scipy", "pandas")
 CONTEXT = 5
@@ -90,28 +91,52 @@ def read_scores(folder: str | Path) -> pd.DataFrame:
     return scores
 
 
-def execute(settings: Settings) -> Run:
+def new_model(settings: Settings, dim: int) -> nn.Module:
+    """Build the untrained model of a run; the seed decides its weights.
+
+    What dropout draws later goes on from where the weights' random numbers ended, so
+    the model keeps that state for `run`.
+    """
+    torch.manual_seed(settings.seed)
+    model = build_model(
+        settings.architecture, dim=dim, context=CONTEXT, **settings.options
+    )
+    model.random_state = torch.get_rng_state()
+    return model
+
+
+def run(settings: Settings, model: nn.Module, dataset: Dataset, split: Split) -> Run:
     """Train, score and keep one run; a run that is already done is only read.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Of `new_model`; it is trained in place.
+    dataset, split
+        What the settings name: the caller has opened and shown them.
 
     Raises
     ------
-    DatasetError, ParameterError, TrainingError
+    ParameterError, TrainingError
         From the parts.
     RunError
-        If the folder belongs to a run on another dataset.
+        If the model is not the settings', or the folder belongs to a run on another
+        dataset.
     """
     started = time.monotonic()
-    dataset = open_dataset(settings.dataset)
+    expected = {"dim": dataset.dim, "context": CONTEXT} | settings.options
+    if (model.architecture, model.options) != (settings.architecture, expected):
+        raise RunError(
+            f"the model is {model.architecture} with {model.options}, but the settings "
+            f"ask for {settings.architecture} with {expected}: build it by new_model."
+        )
     identity = settings.recipe_hash(dataset.sha256)
     folder = settings.folder
     done = _finished(folder, identity, dataset)
     if done:
         return done
-    split = make_split(dataset, settings.protocol, settings.size, settings.seed)
-    torch.manual_seed(settings.seed)
-    model = build_model(
-        settings.architecture, dim=dataset.dim, context=CONTEXT, **settings.options
-    )
+    torch.manual_seed(settings.seed)  # on all devices
+    torch.set_rng_state(model.random_state)
     # Asked before training: a folder that cannot be written must not cost hours.
     write_json(folder / f"recipe-{identity}.json", settings.parameters())
     (folder / "run.json").unlink(missing_ok=True)  # of a recipe that has changed
@@ -161,80 +186,18 @@ def assess(
     scores : DataFrame
         `evaluation.score_windows`, and a column cosine_<baseline> for each baseline.
     results : dict
-        Test metrics, skill, latency, and what `baseline_scores` gives.
+        Test metrics, skill, and what `evaluation.score_baselines` gives.
     """
     raw = predict_windows(model, dataset, split.test)
     scores = evaluation.score_windows(raw, dataset, split.test)
-    cosines, results = baseline_scores(dataset, split)
+    cache = runs_root() / "baselines"
+    cosines, results = evaluation.score_baselines(dataset, split, cache)
     test = evaluation.summarise(scores)
     best = results["baselines"][results["best_baseline"]]["cosine"]
     return pd.concat([scores, cosines], axis=1), results | {
         "test": test,
         "skill": evaluation.skill(test["cosine"], best),
-        "latency_ms": _latency(model, dataset.gather(split.test[0, :-1])),
     }
-
-
-def baseline_scores(
-    dataset: Dataset, split: Split
-) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Fit the baselines and score them, once for all runs on the same split.
-
-    What was found is kept in <runs>/baselines, under a hash of the vectors, the
-    windows and the code that scores them: ridge costs a minute at 232,605 vectors.
-
-    Returns
-    -------
-    cosines : DataFrame
-        Columns cosine_<baseline>, a row a test window.
-    results : dict
-        `baselines`: by name, test metrics, `validation_cosine` and fitted `numbers`;
-        `best_baseline`; `training_mean_cosine`, the constant-mean level.
-    """
-    decisive = hashlib.sha256(dataset.sha256.encode())
-    decisive.update(Path(evaluation.__file__).read_bytes())
-    for windows in vars(split).values():
-        decisive.update(np.ascontiguousarray(windows))
-    place = runs_root() / "baselines" / decisive.hexdigest()[:16]
-    results = read_json(place / "results.json")
-    if results:
-        return pd.read_parquet(place / "cosines.parquet"), results
-    baselines = evaluation.fit_baselines(dataset, split.train, split.validation)
-    table, cosines = {}, {}
-    for name, baseline in baselines.items():
-        outputs = evaluation.baseline_outputs(baseline, dataset, split.test)
-        scored = evaluation.score_windows(outputs, dataset, split.test)
-        cosines[f"cosine_{name}"] = scored["cosine"]
-        seen = evaluation.baseline_cosine(baseline, dataset, split.validation)
-        table[name] = evaluation.summarise(scored) | {
-            "validation_cosine": float(seen.mean()),
-            "numbers": baseline.numbers,
-        }
-    mean_vector = baselines["mean_vector"]
-    level = evaluation.baseline_cosine(mean_vector, dataset, split.train).mean()
-    results = {
-        "baselines": table,
-        "best_baseline": evaluation.best_baseline(
-            {name: row["cosine"] for name, row in table.items()}
-        ),
-        "training_mean_cosine": float(level),
-    }
-    with atomic_path(place / "cosines.parquet") as temporary:
-        pd.DataFrame(cosines).to_parquet(temporary, index=False)
-    write_json(place / "results.json", results)  # last: it is what makes both usable
-    return pd.DataFrame(cosines), results
-
-
-def _latency(model: torch.nn.Module, context: np.ndarray) -> dict[str, float]:
-    """Time `predict` on one context: median and 95th percentile, milliseconds."""
-    device = next(model.parameters()).device.type
-    seconds = []
-    for _ in range(30):
-        started = time.perf_counter()
-        predict(model, context, device=device)
-        seconds.append(time.perf_counter() - started)
-    half, most = np.percentile(seconds[5:], [50, 95])  # the first ones warm up
-    return {"p50": 1000 * float(half), "p95": 1000 * float(most)}
 
 
 def _describe(
@@ -270,6 +233,33 @@ def _describe(
         "commit": git_commit(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def scores_table(run: Run) -> pd.DataFrame:
+    """Return the network's and the baselines' test cosine, best first.
+
+    Columns name, kind ("network", "baseline"), cosine and network_minus (network −
+    baseline), with intervals over documents.
+    """
+    documents, network = run.scores["document"], run.scores["cosine"]
+    own = clustered_interval(network, documents)
+    rows = [
+        {"name": run.info["architecture"], "kind": "network"} | own.columns("cosine")
+    ]
+    for name in run.info["baselines"]:
+        column = f"cosine_{name}"
+        if column in run.scores:
+            score = clustered_interval(run.scores[column], documents)
+            lead = clustered_interval(network - run.scores[column], documents)
+            row = {"name": name, "kind": "baseline"} | score.columns("cosine")
+            rows.append(row | lead.columns("network_minus"))
+    return pd.DataFrame(rows).sort_values("cosine", ascending=False)
+
+
+def metrics_table(run: Run) -> pd.DataFrame:
+    """Return all test metrics of the network and the baselines, a row each."""
+    rows = {run.info["architecture"]: run.info["test"]} | run.info["baselines"]
+    return pd.DataFrame(rows).T.rename_axis("name").reset_index()
 
 
 def processor_name(device: torch.device | None = None) -> str:

@@ -5,37 +5,36 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections import Counter
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 import yaml
 
-from lvmlib.files import read_json, write_json
+from lvmlib.files import write_json
 from lvmlib.models import build_model, count_parameters
 from lvmlib.recipe import (
     ParameterError,
     Settings,
     check_names,
     make_settings,
-    project_folder,
     runs_root,
     total_steps,
 )
-from lvmlib.runs import RunError, execute, load_run
+from lvmlib.results import answers
 from lvmlib.vectors import open_dataset
 
 KEYS = ("title", "dataset", "protocol", "sizes", "seeds", "arms", "threads", "recipe")
 KEYS += ("architectures",)
+KEYS += ("pages",)  # question notebooks, see `results.study_pages`
 GRID = ("sizes", "arms")  # what an entry may have of its own beside parameters
 ONE_ARM = {"epochs": None}
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # of an entry, an arm, a study
 
 
 @dataclass(frozen=True)
@@ -148,9 +147,24 @@ def read_study(name: str, dataset: str = "") -> Study:
     return Study(path.stem, title, tuple(runs), opened.sha256, threads)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key given twice is an error, not a silent choice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        lines: dict[Any, int] = {}
+        for key, _ in node.value:
+            name, line = key.value, key.start_mark.line + 1
+            if name in lines and name != "<<":
+                raise ParameterError(
+                    f"{name!r} is given twice, in lines {lines[name]} and {line}"
+                )
+            lines[name] = line
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(), _Loader)
         content = content if isinstance(content, dict) else {}
         check_names(content, KEYS)
     except (OSError, yaml.YAMLError, ParameterError) as error:
@@ -159,6 +173,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         if not content.get(key):
             raise ParameterError(f"{path} has no {key}: name at least one.")
     shapes = {"seeds": list, "architectures": dict, "arms": dict, "recipe": dict}
+    shapes["pages"] = list
     for key, shape in shapes.items():
         if content.get(key) and not isinstance(content[key], shape):
             what = "a list" if shape is list else "names with values"
@@ -202,181 +217,15 @@ def _plan(
     arm: str,
     seed: int,
 ) -> PlannedRun:
+    for name in (study, entry, arm):
+        if not NAME.fullmatch(str(name)):
+            raise ValueError(
+                f"the name {name!r} would be a folder: use letters, digits, '.', '_' "
+                "and '-', the first no '-' or '.'."
+            )
     folder = runs_root() / study / entry / str(size) / arm / f"seed{seed}"
     parameters = {"architecture": entry} | parameters
     architecture = parameters.pop("architecture")
     parameters |= {"size": size, "seed": seed, "arm": arm, "run_dir": str(folder)}
     settings = make_settings(architecture, parameters)
     return PlannedRun(entry, settings, settings.recipe_hash(sha256))
-
-
-def summary_arguments(name: str, folder: Path, reported: Path) -> list[str]:
-    """Return papermill's arguments for a study's summary.
-
-    Parameters
-    ----------
-    name : str
-        The study's, such as "reference".
-    folder, reported : Path
-        Its runs, and those of the original protocol on the same vectors, which are set
-        beside the reference study.
-    """
-    given = {"study": folder}
-    if name == "reference":
-        given["reported"] = reported
-    plan = Path("reports") / name / "PLAN.md"
-    if plan.exists():
-        given["plan"] = plan
-    return [word for key, value in given.items() for word in ("-p", key, str(value))]
-
-
-def load_study(path: str | Path) -> pd.DataFrame:
-    """Read a study as one table, a row a finished run.
-
-    Parameters
-    ----------
-    path : path
-        A study's folder of runs (runs/quick), or its committed results.csv.
-
-    Returns
-    -------
-    DataFrame
-        Columns entry, architecture, size, arm, seed, planned_seeds (of this entry, size
-        and arm), protocol, status, test_cosine and the other test metrics,
-        baseline_<name> (their test cosines), skill, parameters, latency_ms,
-        wall_seconds, folder, and more. When the folder has a plan (study.json), only
-        runs that answer it are read.
-
-    Raises
-    ------
-    RunError
-        If there is no finished run, the runs are on different datasets, or the folder
-        has a study's folder of runs somewhere below (whose entries would be mixed up).
-    """
-    path = Path(path)
-    if path.suffix == ".csv":  # hashes may look like numbers, such as 12e4567
-        return pd.read_csv(path, dtype={"commit": str, "recipe_hash": str})
-    plan = read_plan(path)
-    folders = [f for f, run in plan.items() if answers(f, run["recipe_hash"])]
-    if not plan:
-        deeper = next(path.rglob("study.json"), None)
-        if deeper:
-            raise RunError(
-                f"{path} is not a study's folder of runs: give {deeper.parent}."
-            )
-        folders = sorted(file.parent for file in path.rglob("run.json"))
-    rows = [_row(path, folder) for folder in folders]
-    if not rows:
-        raise RunError(f"{path} holds no finished run: run the study first.")
-    table = pd.DataFrame(rows)
-    cells = Counter(folder.parent for folder in plan or folders)
-    planned = [cells[folder.parent] for folder in folders]
-    table.insert(table.columns.get_loc("seed") + 1, "planned_seeds", planned)
-    if table["dataset_sha256"].nunique() > 1:
-        names = table.groupby("dataset_sha256")["folder"].first().tolist()
-        raise RunError(
-            f"{path} mixes runs on different datasets, such as {' and '.join(names)}: "
-            "their scores do not compare; delete one kind."
-        )
-    return table
-
-
-def _row(study: Path, folder: Path) -> dict[str, Any]:
-    run = load_run(folder)
-    info, place = run.info, folder.relative_to(study).parts
-    used = info["parameters"]
-    return {
-        "entry": place[0] if len(place) == 4 else info["architecture"],
-        "architecture": info["architecture"],
-        **{k: used[k] for k in ("size", "arm", "seed", "protocol")},
-        "status": info["status"],
-        **{f"test_{k}": v for k, v in info["test"].items()},
-        "validation_cosine": info["validation_cosine"],
-        "train_cosine": info["train_cosine"],
-        **{f"baseline_{k}": v["cosine"] for k, v in info["baselines"].items()},
-        "best_baseline": info["best_baseline"],
-        "skill": info["skill"],
-        "best_epoch": info["best_epoch"],
-        "epochs": info["epochs"],
-        "steps": info["steps"],
-        "training_windows": info["windows"]["train"],
-        "parameters": info["model_parameters"]["trainable"],
-        "parameters_with_buffers": info["model_parameters"]["with_buffers"],
-        "latency_ms": info["latency_ms"]["p50"],
-        "windows_per_second": info["windows_per_second"],
-        "wall_seconds": run.wall_seconds,
-        "peak_memory_mb": info["peak_memory_mb"],
-        "precision": info["precision"],
-        "device": info["device"],
-        "processor": info["processor"],
-        "threads": info["threads"],
-        "commit": info["commit"],
-        "dataset": info["dataset"]["name"],
-        "dataset_sha256": info["dataset"]["sha256"],
-        "recipe_hash": info["recipe_hash"],
-        "folder": str(folder),
-    }
-
-
-def example_study() -> Path:
-    """Return runs/quick if it has runs, else a tiny study trained on the spot.
-
-    Two architectures at two sizes for one epoch: enough to see every table and
-    figure, not enough to learn anything from them.
-    """
-    quick = runs_root() / "quick"
-    if any(quick.rglob("run.json")):
-        return quick
-    example = runs_root() / "example"
-    tiny = {"epochs": 1}
-    for entry, size in itertools.product(("amn", "lstm"), (500, 1000)):
-        planned = _plan("example", "", entry, tiny, size, "epochs", seed=0)
-        execute(planned.settings)
-    return example
-
-
-def published_study() -> Path:
-    """Return the committed runs of the reference study, or else an example study."""
-    published = project_folder() / "reports" / "reference" / "runs"
-    return published if any(published.rglob("run.json")) else example_study()
-
-
-def missing_runs(path: str | Path) -> list[dict[str, Any]]:
-    """List the planned runs that are not done: label, page, reason, started."""
-    plan = read_plan(path)
-    return [
-        {
-            "label": run["label"],
-            "page": run["page"],
-            "reason": failure(folder),
-            "started": (folder / "notebook.ipynb").exists(),
-        }
-        for folder, run in plan.items()
-        if not answers(folder, run["recipe_hash"])
-    ]
-
-
-def failure(folder: str | Path) -> str:
-    """Say why a run is missing: the error in its notebook, if there is one."""
-    notebook = read_json(Path(folder) / "notebook.ipynb")
-    if notebook is None:
-        return "it was not started"
-    for cell in notebook["cells"]:
-        for output in cell.get("outputs", []):
-            if output["output_type"] == "error":
-                return f"{output['ename']}: {output['evalue']}"
-    return "it was interrupted, or answers an older recipe"
-
-
-def read_plan(path: str | Path) -> dict[Path, dict[str, str]]:
-    """Return the planned runs by folder; without a plan, none."""
-    file = Path(path) / "study.json"
-    if not file.exists():
-        return {}
-    return {Path(path) / r["folder"]: r for r in json.loads(file.read_text())["runs"]}
-
-
-def answers(folder: Path, recipe_hash: str) -> bool:
-    """Say whether a folder holds the finished run that this recipe asks for."""
-    info = read_json(folder / "run.json")
-    return info is not None and info["recipe_hash"] == recipe_hash

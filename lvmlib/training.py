@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
-from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,15 +23,14 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
-from lightning_fabric.plugins import MixedPrecision
-from lightning_fabric.strategies import DDPStrategy
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from lvmlib import evaluation
 from lvmlib.files import atomic_path
-from lvmlib.inference import resolve_device
+from lvmlib.gpu import RecordedGradients, make_fabric, make_gather
+from lvmlib.inference import predict_windows
 from lvmlib.progress import Progress
 from lvmlib.recipe import Recipe, total_steps
 from lvmlib.vectors import Dataset, Split
@@ -52,79 +49,6 @@ HUGE_PAGES = ":".join(
 
 class TrainingError(RuntimeError):
     """Training could not go on; the message says why and what to do."""
-
-
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """Turn "auto" into bf16-mixed where the hardware multiplies bfloat16 natively."""
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif device.type == "cpu":
-        can = torch.cpu.get_capabilities()
-        native = can.get("avx512_bf16", False) or can.get("amx_bf16", False)
-    else:
-        native = False
-    return "bf16-mixed" if native else "32-true"
-
-
-class Autocast(MixedPrecision):
-    """Mixed precision that leaves the model's input in float32.
-
-    Fabric's own rounds it to bfloat16, which costs AMN an eighth of its time, and its
-    average of the context most digits.
-    """
-
-    def convert_input(self, data: Any) -> Any:
-        """Return the input as it is; autocast rounds what products need."""
-        return data
-
-
-def make_fabric(recipe: Recipe, devices: int = 1) -> Fabric:
-    """Return the Fabric that trains a recipe: its device, precision and processes.
-
-    For several devices, call its `launch()` in a script of its own before `train`:
-    Fabric starts the script once more for every further device. Under torchrun or
-    Slurm the processes are those that are there.
-    """
-    device = resolve_device(recipe.device)
-    precision = resolve_precision(recipe.precision, device)
-    mixed = precision == "bf16-mixed"
-    # The threshold of graphmert's band mask never gets a gradient: without this
-    # option, DDP would wait for it at the second update.
-    strategy = DDPStrategy(find_unused_parameters=True) if devices > 1 else "auto"
-    with warnings.catch_warnings():
-        # On every machine with Slurm; but a run of one process needs no srun.
-        warnings.filterwarnings("ignore", message="The `srun` command")
-        return Fabric(
-            accelerator=device.type,
-            devices=devices,
-            strategy=strategy,
-            precision=None if mixed else precision,
-            plugins=Autocast("bf16-mixed", device.type) if mixed else None,
-        )
-
-
-def make_gather(dataset: Dataset, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Return a function from row numbers to their float32 vectors, both on `device`.
-
-    On a CPU it reads the memory map. Other devices get a copy of all vectors as they
-    are stored, so that a batch is looked up and dequantised where it is used.
-    """
-    if device.type == "cpu":
-        return lambda rows: torch.from_numpy(dataset.gather(rows.numpy()))
-    return resident_gather(dataset, device)
-
-
-def resident_gather(
-    dataset: Dataset, device: torch.device
-) -> Callable[[Tensor], Tensor]:
-    """Copy all vectors to `device`; see `make_gather`."""
-    vectors = torch.tensor(dataset.vectors, device=device)  # (N, D)
-    if dataset.scales is None:
-        return lambda rows: vectors[rows].float()
-    scales = torch.tensor(dataset.scales, device=device)  # (N,)
-    return lambda rows: vectors[rows].float().mul_(scales[rows][..., None])
 
 
 @dataclass
@@ -158,6 +82,7 @@ def train(
     The best weights go to `folder`/model.safetensors, the history to history.csv. At
     most every `checkpoint_seconds` a checkpoint is written; called again with the same
     arguments, training goes on from it to the same numbers as an uninterrupted run.
+    A model with `fit` is fitted first; one without trainable parameters only that.
     A checkpoint of another `identity` (a hash of recipe and dataset) is ignored. The
     last one is left, for what may still fail after training, to the caller.
 
@@ -182,17 +107,27 @@ def train(
     TrainingError
         If training diverged before a first epoch was finished.
     """
-    folder, fabric = Path(folder), fabric or make_fabric(recipe)
-    checkpoint, device = folder / "checkpoint.pt", fabric.device
+    folder = Path(folder)
+    checkpoint = folder / "checkpoint.pt"
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        model.fit(dataset, split)
+        return _keep_fitted(model, dataset, split, folder)
+    fabric = fabric or make_fabric(recipe)
+    device = fabric.device
     gather = make_gather(dataset, device)
     wrapped, optimizer = fabric.setup(model, _make_optimizer(model, recipe, device))
     total = total_steps(recipe, len(split.train))
     scheduler = _make_scheduler(recipe, optimizer, total)
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
-    state = _resume(checkpoint, parts, identity, device) or State()
+    state = _resume(checkpoint, parts, identity, device)
+    if state is None:
+        state = State()
+        if hasattr(model, "fit"):
+            model.fit(dataset, split)
     state.totals = state.totals.to(device)
-    one_gpu = device.type == "cuda" and fabric.world_size == 1
-    update = GraphedUpdate(recipe.batch_size) if one_gpu else _update
+    gradients = differentiate
+    if device.type == "cuda" and fabric.world_size == 1:
+        gradients = RecordedGradients(differentiate, recipe.batch_size)
     saved = time.monotonic()
     shown = Progress(folder, total) if fabric.is_global_zero else None
     with closing(shown) if shown else nullcontext():
@@ -205,7 +140,12 @@ def train(
             for batch in batches[state.batch :][: total - state.step]:
                 _seed_dropout(fabric, seed, state.step)
                 rows = batch[fabric.global_rank :: fabric.world_size]
-                update(fabric, wrapped, optimizer, gather(rows), len(batch), state)
+                number = torch.full((), state.step + 1.0, device=device)
+                given = (gather(rows), len(batch), number, state.totals)
+                gradients(fabric, wrapped, optimizer, *given)
+                optimizer.step()
+                state.step, state.batch = state.step + 1, state.batch + 1
+                state.windows += len(batch)
                 if isinstance(scheduler, LambdaLR):
                     scheduler.step()
                 if shown:
@@ -222,6 +162,24 @@ def train(
     fabric.barrier()  # the first process has written the best weights
     _load_best(model, state, folder)
     return pd.DataFrame(state.history)
+
+
+def _keep_fitted(
+    model: nn.Module, dataset: Dataset, split: Split, folder: Path
+) -> pd.DataFrame:
+    """Save a model that nothing is left to train of; its history has one row."""
+    started = time.monotonic()
+    row = {"epoch": 1, "step": 0, "learning_rate": 0.0}
+    for part, windows in (("train", split.train), ("validation", split.validation)):
+        loss, cosine = _sums(model, dataset, windows) / len(windows)
+        row |= {f"{part}_loss": float(loss), f"{part}_cosine": float(cosine)}
+    row |= dict.fromkeys(["gradient_norm", "gradient_norm_max"], 0.0)
+    row |= {"gradient_norm_max_step": 0, "windows": len(split.train)}
+    history = pd.DataFrame([row | {"seconds": time.monotonic() - started}])
+    save_weights(model, folder / "model.safetensors")
+    with atomic_path(folder / "history.csv") as temporary:
+        history.to_csv(temporary, index=False)
+    return history
 
 
 def _make_optimizer(
@@ -259,20 +217,7 @@ def _seed_dropout(fabric: Fabric, seed: int, step: int) -> None:
         torch.manual_seed(int(words.generate_state(1)[0]))
 
 
-def _update(
-    fabric: Fabric,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batch: Tensor,  # (B, context + 1, D), this device's share
-    size: int,  # windows on all devices
-    state: State,
-) -> None:
-    number = torch.full((), state.step + 1.0, device=batch.device)
-    _differentiate(fabric, model, optimizer, batch, size, number, state.totals)
-    _finish_update(optimizer, size, state)
-
-
-def _differentiate(
+def differentiate(
     fabric: Fabric,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -299,56 +244,6 @@ def _differentiate(
         largest = totals[3]
         higher = ~(norm <= largest) & ~largest.isnan()  # the first NaN stays
         totals[3:] = torch.where(higher, steepest, totals[3:])
-
-
-def _finish_update(optimizer: torch.optim.Optimizer, size: int, state: State) -> None:
-    optimizer.step()
-    state.step, state.batch = state.step + 1, state.batch + 1
-    state.windows += size
-
-
-class GraphedUpdate:
-    """`_update` on one GPU, with the kernels of `_differentiate` launched as one graph.
-
-    A GPU is done with so small a batch long before a CPU has launched the next one's
-    some hundred kernels. After a few plain updates, which set up libraries and state,
-    the launches are recorded once and replayed as one; the numbers are the same.
-    """
-
-    def __init__(self, batch_size: int):
-        self.batch_size = batch_size
-        self.plain = 3  # updates still to do before the recording
-        self.graph: torch.cuda.CUDAGraph | None = None
-
-    def __call__(
-        self,
-        fabric: Fabric,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        batch: Tensor,  # (B, context + 1, D)
-        size: int,
-        state: State,
-    ) -> None:
-        """Do one update; the last batch of an epoch, if smaller, by `_update`."""
-        if self.plain or size != self.batch_size:
-            self.plain = max(0, self.plain - 1)
-            _update(fabric, model, optimizer, batch, size, state)
-            return
-        parameters = optimizer.param_groups[0]["params"]
-        if not self.graph:
-            # What a graph reads and writes stays where it was when recorded.
-            self.graph, self.batch = torch.cuda.CUDAGraph(), batch.clone()
-            self.number = torch.zeros((), device=batch.device)
-            given = (self.batch, size, self.number, state.totals)
-            with torch.cuda.graph(self.graph):
-                _differentiate(fabric, model, optimizer, *given)
-            self.gradients = [p.grad for p in parameters]
-        self.batch.copy_(batch)
-        self.number.fill_(state.step + 1)
-        self.graph.replay()
-        for parameter, gradient in zip(parameters, self.gradients, strict=True):
-            parameter.grad = gradient  # a plain update in between has left others
-        _finish_update(optimizer, size, state)
 
 
 def clip_gradients(parameters: list[nn.Parameter]) -> Tensor:
@@ -409,20 +304,25 @@ def _validate(
     fabric: Fabric, model: nn.Module, dataset: Dataset, windows: np.ndarray
 ) -> dict[str, float]:
     """Return validation figures; each device computes its share of the windows."""
-    share = windows[fabric.global_rank :: fabric.world_size]
+    sums = _sums(model, dataset, windows[fabric.global_rank :: fabric.world_size])
+    if fabric.world_size > 1:
+        sums = fabric.all_reduce(sums.to(fabric.device), reduce_op="sum")
+    loss, cosine = (sums / len(windows)).tolist()
+    return {"validation_loss": loss, "validation_cosine": cosine}
+
+
+def _sums(model: nn.Module, dataset: Dataset, windows: np.ndarray) -> Tensor:
+    """Return the sums of squared error per dimension and of cosine, in blocks."""
     sums = torch.zeros(2, dtype=torch.float64)
-    for start in range(0, len(share), VALIDATION_BLOCK):
-        part = share[start : start + VALIDATION_BLOCK]
+    for start in range(0, len(windows), VALIDATION_BLOCK):
+        part = windows[start : start + VALIDATION_BLOCK]
         raw = predict_windows(model, dataset, part)
         target = dataset.gather(part[:, -1])
         finite = np.isfinite(raw).all()
         cosine = evaluation.cosine(raw, target).sum() if finite else math.nan
         error = np.square(raw - target).sum(dtype=np.float64) / dataset.dim
         sums += torch.tensor([error, cosine], dtype=torch.float64)
-    if fabric.world_size > 1:
-        sums = fabric.all_reduce(sums.to(fabric.device), reduce_op="sum")
-    loss, cosine = (sums / len(windows)).tolist()
-    return {"validation_loss": loss, "validation_cosine": cosine}
+    return sums
 
 
 def _is_over(state: State, recipe: Recipe, total: int) -> bool:
@@ -492,22 +392,6 @@ def _load_best(model: nn.Module, state: State, folder: Path) -> None:
         )
     best = load_file(folder / "model.safetensors")
     model.load_state_dict(best)
-
-
-def predict_windows(
-    model: nn.Module, dataset: Dataset, windows: np.ndarray, block: int = 512
-) -> np.ndarray:
-    """Return the raw outputs (W, D) for windows (W, context + 1), in float32."""
-    device, training = next(model.parameters()).device, model.training
-    raw = np.empty((len(windows), dataset.dim), np.float32)
-    model.eval()
-    with torch.inference_mode():
-        for start in range(0, len(windows), block):
-            context = dataset.gather(windows[start : start + block, :-1])
-            outputs = model(torch.from_numpy(context).to(device)).float()
-            raw[start : start + block] = outputs.cpu().numpy()
-    model.train(training)
-    return raw
 
 
 def training_status(history: pd.DataFrame, constant_level: float) -> str:

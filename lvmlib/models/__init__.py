@@ -6,7 +6,9 @@ keywords, with
 
 - ``title``: its name in prose;
 - ``sizes_of(state)``: the constructor options that a weight file's shapes tell;
-- ``forward``: context (B, context, dim) to the raw prediction (B, dim).
+- ``forward``: context (B, context, dim) to the raw prediction (B, dim);
+- optionally ``fit(dataset, split)``, called once before training: what it leaves in
+  parameters and buffers is kept. A model without trainable parameters is only fitted.
 
 The prediction is ``raw / |raw|``; the models return `raw`, which the loss needs.
 """
@@ -21,6 +23,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import nn
 from torch.nn import functional
@@ -94,14 +97,25 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
     Returns
     -------
     dict
-        ``trainable`` and ``with_buffers``. They differ for the transformer, whose
-        position table is a buffer.
+        ``trainable`` (or fitted) and ``with_buffers``. They differ for the transformer,
+        whose position table is a buffer.
     """
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    trainable = sum(p.numel() for p in model.parameters())
     return {
         "trainable": trainable,
         "with_buffers": trainable + sum(b.numel() for b in model.buffers()),
     }
+
+
+def parts(model: nn.Module) -> pd.DataFrame:
+    """Return the model's parts: part, kind, parameters."""
+    rows = [
+        (name, type(part).__name__, sum(p.numel() for p in part.parameters()))
+        for name, part in model.named_children()
+    ]
+    own = model.named_parameters(recurse=False)
+    rows += [(name, "Parameter", parameter.numel()) for name, parameter in own]
+    return pd.DataFrame(rows, columns=["part", "kind", "parameters"])
 
 
 @contextmanager

@@ -1,0 +1,235 @@
+"""The linear family, from the last vector to ridge, fitted in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import numpy as np
+import torch
+from scipy.linalg import cho_factor, cho_solve
+from torch import nn
+
+from lvmlib.evaluation import cosine
+from lvmlib.models import unknown_name
+from lvmlib.vectors import Dataset, Split
+
+RIDGES = ("ridge", "ridge_to_weights")
+WEIGHTED = ("last_vector", "context_average", "weights", "weights_and_mean")
+KINDS = (*WEIGHTED, *RIDGES, "mean_vector")
+STEP, LIMIT = 0.5, 3.0  # the search for λ, in powers of ten of its unit
+BLOCK = 2048  # windows gathered at a time, so that memory does not grow with them
+
+
+class Moments:
+    """What the whole family is fitted from, in one pass over windows (W, C + 1)."""
+
+    def __init__(self, dataset: Dataset, windows: np.ndarray):
+        self.dataset, self.windows = dataset, windows
+        slots = windows.shape[1]
+        sums, products = np.zeros((slots, dataset.dim)), np.zeros((slots, slots))
+        for vectors in self._vectors(np.float64):  # (B, C + 1, D)
+            sums += vectors.sum(axis=0)
+            flat = vectors.swapaxes(0, 1).reshape(slots, -1)
+            products += flat @ flat.T
+        self.means = sums / len(windows)  # (C + 1, D)
+        self.sums, self.products = sums, products
+
+    def _vectors(self, dtype: type) -> Iterator[np.ndarray]:
+        for start in range(0, len(self.windows), BLOCK):
+            yield self.dataset.gather(self.windows[start : start + BLOCK]).astype(dtype)
+
+    def _centred(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for vectors in self._vectors(np.float32):
+            vectors -= self.means.astype(np.float32)
+            yield vectors[:, :-1].reshape(len(vectors), -1), vectors[:, -1]
+
+    def weights(self) -> np.ndarray:
+        """Return the least-squares weights (C,) of the context vectors."""
+        c = len(self.products) - 1
+        return np.linalg.lstsq(self.products[:c, :c], self.products[:c, c])[0]
+
+    def weights_and_mean(self) -> np.ndarray:
+        """Return those weights with one more, of the mean target: (C + 1,)."""
+        c, mean = len(self.products) - 1, self.means[-1]
+        cross, square = self.sums @ mean, len(self.windows) * mean @ mean
+        inner = self.products[:c, :c]
+        gram = np.block([[inner, cross[:c, None]], [cross[:c], square]])
+        return np.linalg.lstsq(gram, np.append(self.products[:c, c], cross[c]))[0]
+
+    def centred_weights(self) -> np.ndarray:
+        """Return the least-squares weights (C,) of the centred context vectors."""
+        products = self.products - len(self.windows) * self.means @ self.means.T
+        return np.linalg.lstsq(products[:-1, :-1], products[:-1, -1])[0]
+
+    @cached_property
+    def gram(self) -> tuple[np.ndarray, np.ndarray]:
+        """XᵀX (C · D, C · D) and XᵀY (C · D, D) of the centred vectors."""
+        features, dim = self.means[:-1].size, self.means.shape[1]
+        gram, right = np.zeros((features, features)), np.zeros((features, dim))
+        for x, y in self._centred():
+            gram += x.T @ x
+            right += x.T @ y
+        return gram, right
+
+    @cached_property
+    def dual(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """X (W, C · D), Y (W, D) and XXᵀ (W, W) of the centred vectors."""
+        x, y = (np.concatenate(part) for part in zip(*self._centred(), strict=True))
+        return x, y, (x @ x.T).astype(np.float64)
+
+    def ridge(self, start: np.ndarray, exponent: float) -> tuple[np.ndarray, float]:
+        """Solve for W = W₀ + Δ with the penalty λ on Δ, where W₀ = [start₁ I … ].
+
+        Δ = (XᵀX + λ)⁻¹ (XᵀY − XᵀX W₀) or, for fewer windows than features, its dual
+        Xᵀ (XXᵀ + λ)⁻¹ (Y − X W₀), the same from a smaller matrix.
+
+        Returns
+        -------
+        Δ : (C · D, D)
+        λ : float
+            10^exponent times the mean eigenvalue of XᵀX.
+        """
+        features, dim = self.means[:-1].size, self.means.shape[1]
+        if len(self.windows) < features:
+            x, y, matrix = self.dual
+            rest = y - np.einsum("c,wcd->wd", start, x.reshape(len(x), -1, dim))
+            left = x
+        else:
+            matrix, right = self.gram
+            blocks = matrix.reshape(features, -1, dim)
+            rest = right - np.einsum("c,fcd->fd", start, blocks)
+            left = None
+        # Never zero, so that a single window or constant vectors have a solution.
+        penalty = 10**exponent * max(float(np.trace(matrix)) / features, 1e-12)
+        matrix = matrix.copy()
+        np.fill_diagonal(matrix, matrix.diagonal() + penalty)
+        # The transpose is in LAPACK's order: nothing is copied once more.
+        factor = cho_factor(matrix.T, overwrite_a=True, check_finite=False)
+        found = cho_solve(factor, rest.astype(np.float64), check_finite=False)
+        found = found.astype(np.float32)
+        return (found if left is None else left.T @ found), penalty
+
+
+class Linear(nn.Module):
+    """A weighted sum of the context vectors, a constant and, for ridge, a full matrix.
+
+    Parameters
+    ----------
+    dim : int
+        Dimension of the vectors.
+    context : int
+        Number of context vectors.
+    kind : str
+        "last_vector", "context_average"; "weights" (one a position, least squares);
+        "weights_and_mean" (and one of the mean target); "ridge" (a matrix a position,
+        shrunk to zero); "ridge_to_weights" (shrunk to the weights, times the identity);
+        "mean_vector" (of the training targets).
+
+    Notes
+    -----
+    λ is chosen by validation cosine: its exponent goes in halves from 0 to the best;
+    −3 or 3 means that the search ended there. Validation serves nothing else.
+    """
+
+    title = "Linear"
+
+    def __init__(
+        self, dim: int = 768, context: int = 5, kind: str = "ridge_to_weights"
+    ):
+        super().__init__()
+        if kind not in KINDS:
+            raise unknown_name("kind of linear", kind, KINDS)
+        self.kind = kind
+        self.numbers: dict[str, float] = {}  # what was fitted, by name
+
+        def fixed(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.zeros(*shape), requires_grad=False)
+
+        self.weights, self.constant = fixed(context), fixed(dim)
+        if kind in RIDGES:
+            self.matrix = fixed(context * dim, dim)
+
+    @staticmethod
+    def sizes_of(state: dict[str, torch.Tensor]) -> dict[str, int | str]:
+        """Return the sizes that a weight file's shapes tell."""
+        kind = "ridge" if "matrix" in state else "weights"
+        sizes = {"dim": len(state["constant"]), "context": len(state["weights"])}
+        return sizes | {"kind": kind}
+
+    def forward(self, context: torch.Tensor) -> torch.Tensor:
+        """Map context (B, T, D) to raw predictions (B, D)."""
+        raw = self.constant + torch.einsum("btd,t->bd", context, self.weights)
+        if self.kind in RIDGES:
+            raw = raw + context.flatten(1) @ self.matrix
+        return raw
+
+    def fit(self, dataset: Dataset, split: Split) -> None:
+        """Fit to the training windows (and λ to the validation windows)."""
+        self.fit_moments(Moments(dataset, split.train), split.validation)
+
+    def fit_moments(self, moments: Moments, validation: np.ndarray) -> None:
+        """Fit to windows that others of the family are fitted to as well."""
+        c, means = len(self.weights), moments.means
+        if self.kind in RIDGES:
+            self._fit_ridge(moments, validation)
+        elif self.kind == "last_vector":
+            self._set(np.eye(c)[-1])
+        elif self.kind == "context_average":
+            self._set(np.full(c, 1 / c))
+        elif self.kind == "weights":
+            self._set(moments.weights())
+        elif self.kind == "weights_and_mean":
+            *weights, share = moments.weights_and_mean()
+            self._set(np.array(weights), share * means[-1])
+            self.numbers["mean_coefficient"] = float(share)
+        else:
+            self._set(np.zeros(c), means[-1])
+
+    def _set(self, weights: np.ndarray, constant: np.ndarray | float = 0.0) -> None:
+        self.weights.copy_(torch.as_tensor(weights))
+        self.constant.copy_(torch.as_tensor(constant))
+        if self.kind in ("weights", "weights_and_mean", "ridge_to_weights"):
+            names = (f"weight_{n}" for n in range(1, len(weights) + 1))
+            self.numbers = dict(zip(names, map(float, weights), strict=True))
+
+    def _fit_ridge(self, moments: Moments, validation: np.ndarray) -> None:
+        means = moments.means
+        start = np.zeros(len(self.weights))
+        if self.kind == "ridge_to_weights":
+            start = moments.centred_weights()
+
+        def measured(exponent: float) -> tuple[float, float, np.ndarray, float]:
+            matrix, penalty = moments.ridge(start, exponent)
+            self.matrix.copy_(torch.from_numpy(matrix))
+            moved = start @ means[:-1] + means[:-1].ravel() @ matrix
+            self._set(start, means[-1] - moved)
+            score = self._cosine(moments.dataset, validation)
+            return score, exponent, matrix, penalty
+
+        # From 0 up, or else down, while validation improves.
+        best = measured(0.0)
+        for step in (STEP, -STEP):
+            while abs(best[1] + step) <= LIMIT:
+                ahead = measured(best[1] + step)
+                if ahead[0] <= best[0]:
+                    break
+                best = ahead
+            if best[1] != 0:
+                break
+        _, exponent, matrix, penalty = best
+        self.matrix.copy_(torch.from_numpy(matrix))
+        self._set(start, means[-1] - start @ means[:-1] - means[:-1].ravel() @ matrix)
+        self.numbers |= {"lambda": penalty, "exponent": exponent}
+
+    @torch.inference_mode()
+    def _cosine(self, dataset: Dataset, windows: np.ndarray) -> float:
+        total = 0.0
+        for start in range(0, len(windows), BLOCK):
+            vectors = dataset.gather(windows[start : start + BLOCK])
+            context = torch.from_numpy(vectors[:, :-1]).to(self.constant.device)
+            total += cosine(self(context).cpu().numpy(), vectors[:, -1]).sum()
+        return float(total / len(windows))
+
+
+Model = Linear
