@@ -11,11 +11,12 @@ import importlib.metadata
 import json
 import platform
 import resource
+import shlex
 import subprocess
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -260,6 +261,13 @@ def metrics_table(run: Run) -> pd.DataFrame:
     """Return all test metrics of the network and the baselines, a row each."""
     rows = {run.info["architecture"]: run.info["test"]} | run.info["baselines"]
     return pd.DataFrame(rows).T.rename_axis("name").reset_index()
+
+
+def command(settings: Settings) -> str:
+    """Return the papermill command that repeats a run, in a folder of its own."""
+    notebook = f"notebooks/{settings.architecture}.ipynb"
+    words = ["papermill", "-k", "python3", notebook, "again.ipynb"]
+    return shlex.join(words + replace(settings, run_dir="").arguments())
 
 
 def processor_name(device: torch.device | None = None) -> str:
