@@ -2,10 +2,8 @@
 
 Two forms are fitted beside each other, since learning curves have no universal one
 (Viering & Loog 2021, arXiv 2103.10948): a power law that falls to a floor, and a
-straight line in log D, which has none. The power law's floor is where small data say
-least, so the two bracket what more data would buy: ever less, or the same for every
-doubling. A power law without a floor is no third view: it is the first at E = 0, and
-over losses as close as 0.47 to 0.42 it stays within 0.001 of the straight line.
+straight line in log D, which has none. They describe the sizes at hand; what each says
+of a size that it was not fitted to (`held_out_error`) shows how little they predict.
 """
 
 from __future__ import annotations
@@ -21,10 +19,13 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.optimize import minimize
 
+from lvmlib.results import scores_by_size
+
 DELTA = 1e-3  # log loss; Huber's threshold in Hoffmann et al.
 ALPHA = (1e-3, 3.0)  # bounds; lower is a straight line in log D, higher one single step
 FLOORS = (0.0, 0.5, 0.9, 0.99)  # starting values of E, as shares of the lowest loss
 EXPONENTS = (0.03, 0.1, 0.3, 1.0)  # starting values of alpha
+LEAST = 4  # sizes that a power law needs, one more than it has parameters
 FLAT = 1e-6  # loss; a curve that falls less over all its sizes does not fall
 
 
@@ -48,11 +49,6 @@ class CurveFit:
     agreeing: int
     at_bound: tuple[str, ...] = ()
 
-    @property
-    def is_sure(self) -> bool:
-        """Whether the optimiser converged, at no parameter's bound."""
-        return self.converged and not self.at_bound
-
     def predict(self, sizes: ArrayLike) -> np.ndarray:
         """Return the fitted losses at `sizes`, in their shape."""
         sizes, values = np.asarray(sizes, dtype=np.float64), self.parameters
@@ -61,14 +57,6 @@ class CurveFit:
         if values["A"] == 0:  # then alpha is NaN
             return np.full(sizes.shape, values["E"])
         return values["E"] + values["A"] * sizes ** -values["alpha"]
-
-    def gain(self, times: float = 10.0) -> float:
-        """Return the cosine that `times` as much data as the largest would add."""
-        return self.reach(times) - self.reach(1)
-
-    def reach(self, times: float = 10.0) -> float:
-        """Return the cosine that the curve has at `times` the largest size."""
-        return 1 - float(self.predict(times * self.largest))
 
 
 def fit_power_law(
@@ -169,21 +157,12 @@ def held_out_error(
     return float(prediction - losses[last].mean())
 
 
-def percentiles(draws: pd.Series, level: float) -> tuple[float, float]:
-    """Return the ends of the middle `level` of some draws, without NaN."""
-    tail = (1 - level) / 2
-    low, high = draws.quantile([tail, 1 - tail])
-    return float(low), float(high)
-
-
 @dataclass(frozen=True)
 class ResampledCurve:
     """A learning curve with the refits that its intervals are taken from.
 
-    `draws` has a row a refit: the form's parameters (alpha is NaN where A is 0), `gain`
-    and `reach` at ten times the largest size, `converged` and `at_bound`. Rows of
-    both forms, and of curves on the same exam and `seed`, are of the same resamples of
-    documents, so differences between them are paired.
+    `draws` has a row a refit: the form's parameters (alpha is NaN where A is 0),
+    `converged` and `at_bound`.
     `seed_deviation` is the standard deviation of log loss between seeds of one size:
     NaN when no size has two, and then the intervals are over documents only.
     """
@@ -196,7 +175,9 @@ class ResampledCurve:
 
     def interval(self, name: str) -> tuple[float, float]:
         """Return the percentile interval of a column of `draws`, without NaN."""
-        return percentiles(self.draws[name], self.level)
+        tail = (1 - self.level) / 2
+        low, high = self.draws[name].quantile([tail, 1 - tail])
+        return float(low), float(high)
 
 
 def resample_curves(
@@ -236,9 +217,8 @@ def resample_curves(
     drawn anew for each refit (scaled inverse chi-squared), so that a few degrees of
     freedom widen the interval as in a t interval. Sizes are taken as independent, and
     the interaction of seeds and documents is counted twice. Simulated 95% intervals, of
-    80 refits at seven sizes, cover 91-100% for E, A and alpha and 93-99% for the gain,
-    with 3 seeds at two of the sizes or 5 at all; documents alone would cover half of
-    that for the gain.
+    80 refits at seven sizes, cover 91-100% for E, A and alpha, with 3 seeds at two of
+    the sizes or 5 at all.
     """
     sizes, sums, windows = _document_sums(scores, documents)
     deviation, freedom = _seed_deviation(sizes, sums.sum(axis=1))
@@ -295,8 +275,6 @@ def _draw(
 ) -> dict:
     found = fit(sizes, losses)
     return found.parameters | {
-        "gain": found.gain(),
-        "reach": found.reach(),
         "converged": found.converged,
         "at_bound": ", ".join(found.at_bound),
     }
@@ -398,3 +376,31 @@ def _seed_deviation(sizes: np.ndarray, totals: np.ndarray) -> tuple[float, int]:
         return float("nan"), 0
     squares = sum(np.sum((group - group.mean()) ** 2) for group in groups)
     return float(np.sqrt(squares / freedom)), freedom
+
+
+def fit_study(runs: pd.DataFrame, refits: int = 400) -> pd.DataFrame:
+    """Fit both forms to ridge and to every entry of a study with enough sizes.
+
+    Returns
+    -------
+    DataFrame
+        name, form; E, A, alpha or a, b with intervals; residual, held_out_error,
+        agreeing (share of the optimiser's starts), converged (share of the refits) and
+        at_bound (parameters that the fit did not find).
+    """
+    rows = []
+    for name in [*runs["entry"].unique(), "ridge"]:
+        scores, documents = scores_by_size(runs, name)
+        if len(scores) < LEAST:
+            continue
+        for form, curve in resample_curves(scores, documents, refits).items():
+            row = {"name": name, "form": form}
+            for key, value in curve.fit.parameters.items():
+                low, high = curve.interval(key)
+                row |= {key: value, f"{key}_low": low, f"{key}_high": high}
+            row |= {"residual": curve.fit.residual}
+            row |= {"held_out_error": curve.held_out_error}
+            row |= {"agreeing": curve.fit.agreeing / curve.fit.starts}
+            row |= {"converged": curve.draws["converged"].mean()}
+            rows.append(row | {"at_bound": ", ".join(curve.fit.at_bound)})
+    return pd.DataFrame(rows)

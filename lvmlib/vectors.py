@@ -309,7 +309,9 @@ def exam_documents(dataset: Dataset) -> dict[str, np.ndarray]:
         parts = {role: np.flatnonzero(roles == role) for role in ROLES}
     else:
         order = np.random.default_rng(EXAM_SEED).permutation(len(documents))
-        held_out = [max(2, round(s * len(order))) for s in (VALIDATION_SHARE, TEST_SHARE)]
+        held_out = [
+            max(2, round(s * len(order))) for s in (VALIDATION_SHARE, TEST_SHARE)
+        ]
         validation, test, pool = np.split(order, np.cumsum(held_out))
         parts = dict(zip(ROLES, map(np.sort, (pool, validation, test)), strict=True))
     for role, members in parts.items():

@@ -5,11 +5,10 @@ import json
 import numpy as np
 import pandas as pd
 
-from lvmlib.comparison import BASELINES
-from lvmlib.evaluation import RANKINGS
-from lvmlib.pages import summary
+from lvmlib.evaluation import BASELINES, RANKINGS
+from lvmlib.results import REPORTED_SIZES
 
-SMALL, LARGE = summary.REPORTED_SIZES.values()
+SMALL, LARGE = REPORTED_SIZES
 DOCUMENTS = np.repeat(np.arange(40), 10)
 METRICS = ["contrastive", "mse", *(f"r{k}_{r}" for k in (1, 5, 10) for r in RANKINGS)]
 METRICS += [f"mrr_{r}" for r in RANKINGS]
@@ -45,7 +44,7 @@ def write_run(
     ridge=0.4,
     **info,
 ):
-    """Write a run folder as `execute` does; `cosine` is a mean or a row a window.
+    """Write a run folder as `lvmlib.run` does; `cosine` is a mean or a row a window.
 
     `ridge` is that baseline's test cosine, `six` six numbers' validation cosine.
     """
@@ -61,7 +60,7 @@ def write_run(
     pd.DataFrame(HISTORY | (history or {})).to_csv(folder / "history.csv", index=False)
     metrics = dict.fromkeys(METRICS, 0.1) | {"cosine": 0.4, "validation_cosine": six}
     own = {"size": size, "arm": arm, "seed": seed, "protocol": "controlled"}
-    own |= {"learning_rate": 0.001, "warmup": 0.05}
+    own |= {"learning_rate": 0.001, "warmup": 0.05, "epochs": 2, "precision": "auto"}
     content = {
         "architecture": entry.split("-")[0],
         "parameters": own | (used or {}),
@@ -75,7 +74,6 @@ def write_run(
         "model_parameters": dict.fromkeys(
             ("trainable", "with_buffers"), 10**6 * (1 + (entry == "gru"))
         ),
-        "latency_ms": {"p50": 2.0, "p95": 3.0},
         "dataset": {"name": "made-up", "sha256": "ab" * 32},
         "recipe_hash": "x",
         "training_mean_cosine": 0.2,
