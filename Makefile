@@ -27,15 +27,16 @@ study: $(READY) ## run any study: make study STUDY=reference DATASET=/path/to/ve
 	@$(IN_VENV) $(BIN)/python -m lvmlib "$(STUDY)" --dataset "$(DATASET)"
 
 publish: $(READY) ## copy a study's finished runs, small files only, to reports/: make publish STUDY=reference
-	@$(IN_VENV) $(BIN)/python -m lvmlib.pages.publishing "$(STUDY)"
+	@$(IN_VENV) $(BIN)/python -m lvmlib.publish "$(STUDY)"
 
 # Needs no vectors and trains nothing: reports/<study>/runs is all that is read.
 rebuild: $(READY) ## render reports/<study>/index.html from the committed runs: make rebuild STUDY=reference
-	@$(IN_VENV) $(BIN)/python -m lvmlib.pages.publishing "$(STUDY)" --render
+	@$(IN_VENV) $(BIN)/python -m lvmlib.publish "$(STUDY)" --render
 
 benchmark: $(READY) ## measure speed, memory and latency here (25 minutes on an idle machine)
 	@mkdir -p reports/benchmark
-	@$(IN_VENV) $(BIN)/papermill -k python3 --log-output notebooks/benchmark.ipynb \
+	@OMP_NUM_THREADS=1 $(BIN)/python notebooks/benchmark/measuring.py reports/benchmark/latency.csv
+	@$(IN_VENV) $(BIN)/papermill -k python3 --log-output notebooks/benchmark/benchmark.ipynb \
 	  reports/benchmark/benchmark.ipynb -p dataset "$(DATASET)" -p size 7000 \
 	  -p rounds 10 -p seconds 0.4 \
 	  -p architectures "amn lstm gru transformer graphmert" \

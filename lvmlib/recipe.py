@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import json
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, field, fields
 from pathlib import Path
@@ -201,6 +202,9 @@ def first_error(error: ValidationError) -> str:
     if not found["loc"]:
         return str(found["ctx"]["error"])
     place = ".".join(map(str, found["loc"]))
+    if found["type"] == "literal_error" and isinstance(found["input"], str):
+        valid = re.findall(r"'([^']*)'", found["ctx"]["expected"])
+        return str(unknown_name(place, found["input"], valid))
     value = f"{found['input']!r} ({type(found['input']).__name__})"
     return (
         f"parameter {place!r} is {value}: {found['msg'][0].lower()}{found['msg'][1:]}."

@@ -16,6 +16,7 @@ from torch import nn
 from lvmlib.files import atomic_path
 from lvmlib.models import ARCHITECTURES, build_model
 
+WRAPPED = ("module.", "_orig_mod.")  # what DDP and torch.compile put before names
 PRETRAINED = Path(__file__).parent / "pretrained" / "amn.safetensors"
 
 
@@ -74,8 +75,11 @@ def load_weights(path: str | Path) -> nn.Module:
         state, metadata = _read_safetensors(path)
     else:
         state, metadata = _read_torch(path), {}
-    if all(key.startswith("module.") for key in state):  # saved from inside DDP
-        state = {key.removeprefix("module."): value for key, value in state.items()}
+    # Saved from inside DDP, from a compiled model, or both, in either order.
+    while prefix := next(
+        (p for p in WRAPPED if all(k.startswith(p) for k in state)), ""
+    ):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
     with torch.device("meta"):  # names and shapes, but no memory and no random numbers
         model = _build(path, state, metadata)
     model.load_state_dict(_checked(path, state, model), assign=True)

@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "notebooks" / "benchmark"))
 from studies import LARGE, SMALL, write_pairs, write_run
 
 torch.set_num_threads(1)
@@ -89,7 +91,9 @@ def python():
     """Return a function that runs Python code in a process of its own."""
 
     def start(code: str, *arguments, **options) -> subprocess.Popen:
+        places = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, places))
         command = [sys.executable, "-c", code, *map(str, arguments)]
         return subprocess.Popen(
             command, env=environment, stderr=subprocess.PIPE, text=True, **options

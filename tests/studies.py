@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 
+import lvmlib
 from lvmlib.evaluation import BASELINES, RANKINGS
 from lvmlib.results import REPORTED_SIZES
 
@@ -93,3 +94,10 @@ def write_pairs(study, changes, seeds=3, base=0.5, **options):
         for seed in range(seeds):
             write_run(study, entry, SMALL, base, seed=seed, **options)
             write_run(study, entry, LARGE, base + gain, seed=seed, **options)
+
+
+def execute(settings):
+    """Run settings as an architecture's notebook does."""
+    dataset = lvmlib.open_dataset(settings.dataset)
+    split = lvmlib.make_split(dataset, settings.protocol, settings.size, settings.seed)
+    return lvmlib.run(settings, lvmlib.new_model(settings, dataset.dim), dataset, split)

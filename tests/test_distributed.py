@@ -78,18 +78,18 @@ def in_two_processes(dataset_folder: str, out: str) -> None:
 
 def interrupt(arguments, folder, fabric) -> None:
     """Fail at the 18th update, in the second epoch; the last checkpoint is of 15."""
-    update, often = training._update, training.STEPS_TO_AGREE
+    plain, often = training.differentiate, training.STEPS_TO_AGREE
 
-    def failing(fabric, model, optimizer, batch, size, state):
-        if state.step == 17:
+    def failing(*arguments):
+        if arguments[5] == 18:  # the number of the update
             raise InterruptedError
-        update(fabric, model, optimizer, batch, size, state)
+        plain(*arguments)
 
-    training._update, training.STEPS_TO_AGREE = failing, 5
+    training.differentiate, training.STEPS_TO_AGREE = failing, 5
     try:
         run(*arguments, folder, fabric=fabric, checkpoint_seconds=0)
     except InterruptedError:
-        training._update, training.STEPS_TO_AGREE = update, often
+        training.differentiate, training.STEPS_TO_AGREE = plain, often
 
 
 # --- the tests ----------------------------------------------------------------------

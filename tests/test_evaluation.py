@@ -3,13 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.spatial import distance
 from scipy.stats import rankdata
 
 from lvmlib import evaluation
 from lvmlib.evaluation import (
     RANKINGS,
-    baseline_cosine,
     best_baseline,
     cosine,
     fit_baselines,
@@ -17,7 +17,10 @@ from lvmlib.evaluation import (
     skill,
     summarise,
 )
-from lvmlib.vectors import Dataset, make_split, open_dataset
+from lvmlib.inference import predict_windows
+from lvmlib.models import build_model, linear
+from lvmlib.vectors import Dataset, Split, make_split, open_dataset
+from lvmlib.weights import load_weights, save_weights
 
 NAMES = [
     "last_vector",
@@ -25,8 +28,20 @@ NAMES = [
     "five_weights",
     "six_numbers",
     "ridge",
+    "ridge_to_weights",
     "mean_vector",
 ]
+
+
+def outputs(model, context):
+    """Return raw predictions (B, D) of contexts (B, C, D)."""
+    with torch.no_grad():
+        return model(torch.from_numpy(np.asarray(context, np.float32))).numpy()
+
+
+def baseline_cosine(model, dataset, windows):
+    raw = predict_windows(model, dataset, windows)
+    return cosine(raw, dataset.gather(windows[:, -1]))
 
 
 class Recorder(Dataset):
@@ -74,7 +89,7 @@ def on_circle(degrees):
 
 def training_error(baseline, dataset, windows):
     vectors = dataset.gather(windows).astype(np.float64)
-    return np.square(baseline.predict(vectors[:, :-1]) - vectors[:, -1]).sum()
+    return np.square(outputs(baseline, vectors[:, :-1]) - vectors[:, -1]).sum()
 
 
 # --- cosine -------------------------------------------------------------------------
@@ -281,7 +296,7 @@ def test_ridge_is_the_closed_form_and_lambda_the_best_on_validation(length):
     context, target = dataset.vectors[validation[:, :-1]], validation[:, -1]
     penalty, expected = dense_ridge(dataset, train, context, exponent)
     assert ridge.numbers["lambda"] == pytest.approx(penalty, rel=1e-4)
-    np.testing.assert_allclose(ridge.predict(context), expected, atol=2e-5)
+    np.testing.assert_allclose(outputs(ridge, context), expected, atol=2e-5)
     cosines = {
         e: cosine(
             dense_ridge(dataset, train, context, e)[1], dataset.vectors[target]
@@ -300,9 +315,9 @@ def test_primal_and_dual_ridge_agree():
     assert dual.numbers["exponent"] == primal.numbers["exponent"]
     context = dataset.vectors[windows[:, :-1]]
     np.testing.assert_allclose(
-        dual.predict(context), primal.predict(context), atol=1e-5
+        outputs(dual, context), outputs(primal, context), atol=1e-5
     )
-    assert dual.predict(context).dtype == raw.dtype
+    assert outputs(dual, context).dtype == raw.dtype
 
 
 def test_ridge_learns_a_linear_map_with_a_small_lambda():
@@ -313,7 +328,7 @@ def test_ridge_learns_a_linear_map_with_a_small_lambda():
     train, validation = np.split(np.arange(450).reshape(150, 3), [100])
     ridge = fit_baselines(in_memory(vectors, [300, 150]), train, validation)["ridge"]
     assert -3 <= ridge.numbers["exponent"] < -1
-    assert (cosine(ridge.predict(context[100:]), targets[100:]) > 0.9999).all()
+    assert (cosine(outputs(ridge, context[100:]), targets[100:]) > 0.9999).all()
 
 
 def test_five_weights_and_six_numbers_recover_what_made_the_data():
@@ -333,7 +348,7 @@ def test_five_weights_and_six_numbers_recover_what_made_the_data():
         found = list(fitted.numbers.values())
         np.testing.assert_allclose(found, expected, atol=1e-5)
         np.testing.assert_allclose(
-            fitted.predict(context[150:]), targets[150:], atol=1e-5
+            outputs(fitted, context[150:]), targets[150:], atol=1e-5
         )
     assert [*fitted.numbers] == [
         *(f"weight_{i}" for i in range(1, 6)),
@@ -347,9 +362,8 @@ def test_baselines_by_definition(context, dim):
     train = windows[: 2 * (40 - context)]
     baselines = fit_baselines(dataset, train, windows[len(train) :])
     assert [*baselines] == NAMES
-    assert [baseline.name for baseline in baselines.values()] == NAMES
     vectors = dataset.vectors[windows[:, :-1]]
-    raw = {name: baseline.predict(vectors) for name, baseline in baselines.items()}
+    raw = {name: outputs(baseline, vectors) for name, baseline in baselines.items()}
     assert {(r.shape, r.dtype.name) for r in raw.values()} == {
         ((len(windows), dim), "float32")
     }
@@ -389,16 +403,16 @@ def test_baselines_see_training_windows_only_and_lambda_validation():
     context = dataset.vectors[test[:, :-1]]
     for name in NAMES:
         same = np.array_equal(
-            before[name].predict(context), after[name].predict(context)
+            outputs(before[name], context), outputs(after[name], context)
         )
-        assert same == (name != "ridge")
+        assert same == ("ridge" not in name)
 
 
 def test_blocks_of_windows_change_nothing(monkeypatch):
     dataset, windows, _ = random_case(13, [60, 60, 30], 3, 6)  # primal
     whole = fit_baselines(dataset, windows, windows[-20:])
     scores = {n: baseline_cosine(b, dataset, windows) for n, b in whole.items()}
-    monkeypatch.setattr(evaluation, "BLOCK", 7)
+    monkeypatch.setattr(linear, "BLOCK", 7)
     for name, blocked in fit_baselines(dataset, windows, windows[-20:]).items():
         found = baseline_cosine(blocked, dataset, windows)
         np.testing.assert_allclose(found, scores[name], atol=1e-5)
@@ -412,7 +426,9 @@ def test_baselines_of_very_little_data_are_defined():
             assert np.isfinite(baseline_cosine(baseline, data, windows)).all()
     ridge = fit_baselines(dataset, windows[:1], windows[-3:])["ridge"]
     target = dataset.vectors[windows[0, -1]]  # one window has no slope: its target
-    np.testing.assert_allclose(ridge.predict(dataset.vectors[None, :5]), [target], 1e-5)
+    np.testing.assert_allclose(
+        outputs(ridge, dataset.vectors[None, :5]), [target], 1e-5
+    )
 
 
 def test_fit_baselines_refuses_what_does_not_fit():
@@ -439,12 +455,66 @@ def test_baselines_on_real_vectors():
         name: baseline_cosine(baseline, dataset, split.test).mean()
         for name, baseline in baselines.items()
     }
-    assert best_baseline(cosines) in ("five_weights", "six_numbers")
+    assert best_baseline(cosines) in ("five_weights", "six_numbers", "ridge_to_weights")
     assert 0.5 < cosines["context_average"] < cosines["five_weights"] < 0.65
     assert cosines["mean_vector"] < cosines["last_vector"] < cosines["context_average"]
-    raw = baselines["context_average"].predict(dataset.gather(split.test[:, :-1]))
+    raw = outputs(baselines["context_average"], dataset.gather(split.test[:, :-1]))
     summary = summarise(score_windows(raw, dataset, split.test))
     assert summary["cosine"] == pytest.approx(cosines["context_average"], abs=1e-6)
     assert summary["contrastive"] > 0.9
     # An average is nearer to what it averages than to what follows.
     assert summary["r1_all_with_context"] < summary["r1_all"]
+
+
+def test_ridge_to_the_weights_is_ridge_on_what_they_leave():
+    dataset, windows, _ = random_case(16, [60, 60, 30], 2, 12)
+    train, validation = windows[:-28], windows[-28:]
+    fitted = fit_baselines(dataset, train, validation)["ridge_to_weights"]
+    vectors = dataset.vectors[train].astype(np.float64)
+    vectors -= vectors.mean(0)
+    x, y = vectors[:, :-1].reshape(len(train), -1), vectors[:, -1]
+    features = vectors[:, :-1].swapaxes(1, 2).reshape(-1, 2)
+    start = np.linalg.lstsq(features, y.ravel())[0]
+    rest = y - np.einsum("c,wcd->wd", start, vectors[:, :-1])
+    gram = x.T @ x + fitted.numbers["lambda"] * np.eye(24)
+    expected = np.linalg.solve(gram, x.T @ rest)
+    np.testing.assert_allclose(fitted.weights, start, atol=1e-5)
+    np.testing.assert_allclose(fitted.matrix, expected, atol=1e-4)
+
+
+def test_ridge_to_zero_is_scikit_learns():
+    sklearn = pytest.importorskip("sklearn.linear_model")
+    dataset, windows, _ = random_case(17, [60, 60, 30], 3, 6)
+    train, validation = windows[:-27], windows[-27:]
+    fitted = fit_baselines(dataset, train, validation)["ridge"]
+    context, target = dataset.vectors[train[:, :-1]], dataset.vectors[train[:, -1]]
+    theirs = sklearn.Ridge(fitted.numbers["lambda"])
+    theirs.fit(context.reshape(len(train), -1), target)
+    expected = theirs.predict(context.reshape(len(train), -1))
+    np.testing.assert_allclose(outputs(fitted, context), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("context", [1, 3])
+@pytest.mark.parametrize("kind", linear.KINDS)
+def test_every_kind_is_fitted_saved_and_loaded(kind, context, tmp_path):
+    dataset, windows, _ = random_case(18, [40, 30, 30], context, 8)
+    train, validation, test = np.split(windows, [50, 70])
+    model = build_model("linear", dim=8, context=context, kind=kind)
+    model.fit(dataset, Split(train, validation, test))
+    save_weights(model, tmp_path / "linear.safetensors")
+    loaded = load_weights(tmp_path / "linear.safetensors")
+    vectors = dataset.vectors[test[:, :-1]]
+    np.testing.assert_array_equal(outputs(loaded, vectors), outputs(model, vectors))
+    assert loaded.options["kind"] == kind
+
+
+def test_baselines_are_fitted_once_and_read_again(tmp_path, monkeypatch):
+    dataset, windows, _ = random_case(19, [40, 30, 30], 2, 8)
+    dataset.info["sha256"] = "ab" * 32
+    split = Split(windows[:40], windows[40:60], windows[40:])
+    first = evaluation.score_baselines(dataset, split, tmp_path)
+    monkeypatch.setattr(evaluation, "fit_baselines", None)
+    again = evaluation.score_baselines(dataset, split, tmp_path)
+    pd.testing.assert_frame_equal(again[0], first[0])
+    assert again[1] == first[1]
+    assert set(first[1]["baselines"]) == set(NAMES)

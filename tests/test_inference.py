@@ -19,7 +19,8 @@ def model():
 
 @pytest.fixture
 def context():
-    return np.random.default_rng(0).normal(size=(7, 5, 8)).astype(np.float32)
+    vectors = np.random.default_rng(0).normal(size=(7, 5, 8)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
 def test_unit_vectors_one_window_or_many(model, context):
@@ -74,6 +75,7 @@ def test_lists_tensors_half_precision_and_read_only_arrays(model, context, recwa
         (np.zeros((2, 0, 8)), r"shape \(2, 0, 8\)"),
         (np.zeros((5, 9)), "dimension 9, but this lstm was trained on 8"),
         (np.full((5, 8), np.nan), "NaN"),
+        (np.zeros((5, 8)), "zero vector"),
         (np.full((5, 8), np.inf), "NaN or infinite"),
     ],
 )
@@ -99,3 +101,8 @@ def test_auto_is_cuda_then_mps_then_cpu(monkeypatch):
 def test_unknown_devices_get_the_nearest():
     with pytest.raises(ValueError, match=r"'cudda'. Did you mean 'cuda'"):
         resolve_device("cudda")
+
+
+def test_vectors_of_another_length_are_divided_by_it(model, context):
+    expected = predict(model, context)
+    np.testing.assert_allclose(predict(model, 30 * context), expected, atol=1e-6)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import needs_cuda
+from control import plain_amn, plain_gru, plain_lstm, plain_transformer
 from torch import nn
 
-from lvmlib.benchmark.control import plain_amn, plain_gru, plain_lstm, plain_transformer
 from lvmlib.layers import Dropout, GRULayer, LSTMLayer, keep_mask, run_recurrent
 from lvmlib.models import build_model
 

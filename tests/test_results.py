@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from studies import LARGE, SMALL, write_pairs, write_run
+from studies import LARGE, SMALL, write_run
 
 import lvmlib
 from lvmlib import causes, results, scaling, show

@@ -14,12 +14,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from studies import execute
 
 from lvmlib import runs, training
-from lvmlib.evaluation import cosine
+from lvmlib.evaluation import BASELINES, cosine
 from lvmlib.inference import predict
 from lvmlib.recipe import Recipe, Settings, make_settings
-from lvmlib.runs import RunError, execute, git_commit, load_run
+from lvmlib.runs import RunError, git_commit, load_run
 from lvmlib.vectors import DatasetError, make_split, open_dataset
 from lvmlib.weights import load_weights
 
@@ -61,7 +62,7 @@ def no_training(monkeypatch):
     def refuse(*_):
         raise AssertionError("it trains")
 
-    monkeypatch.setattr(training, "_update", refuse)
+    monkeypatch.setattr(training, "differentiate", refuse)
 
 
 @pytest.fixture
@@ -134,7 +135,6 @@ def test_what_run_json_says(done, dataset_folder):
     assert info["windows_per_second"] == pytest.approx(
         3 * len(split.train) / run.history["seconds"].sum()
     )
-    assert 0 < info["latency_ms"]["p50"] <= info["latency_ms"]["p95"]
     assert 50 < info["peak_memory_mb"] < 100_000
     assert (info["device"], info["precision"]) == ("cpu", "32-true")
     assert info["threads"] == 1
@@ -155,7 +155,7 @@ def test_scores_and_baselines_agree_with_the_weights_on_disk(done, dataset_folde
         cosine(predicted, truth), run.scores["cosine"], atol=1e-5
     )
     baselines = run.info["baselines"]
-    assert len(baselines) == 6
+    assert set(baselines) == set(BASELINES)
     for name, row in baselines.items():
         column = run.scores[f"cosine_{name}"]
         assert column.mean() == pytest.approx(row["cosine"])
@@ -309,7 +309,7 @@ def test_an_interruption_after_training_does_not_train_again(
         with pytest.raises(InterruptedError):
             execute(settings)
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_update", interrupt)
+        patch.setattr(training, "differentiate", interrupt)
         run = execute(settings)
     expected = load_run(done.run_dir)
     assert run.info["test"] == expected.info["test"]
@@ -345,7 +345,7 @@ import resource, signal, sys
 from dataclasses import replace
 import torch
 from lvmlib.recipe import make_settings
-from lvmlib.runs import execute
+from studies import execute
 
 torch.set_num_threads(1)
 _, dataset, first, second = sys.argv

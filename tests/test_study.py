@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -14,11 +13,13 @@ import pandas as pd
 import pytest
 import yaml
 from papermill.cli import _resolve_type
+from studies import execute
 
 from lvmlib import __main__ as runner
 from lvmlib.recipe import ParameterError, Settings, make_settings
-from lvmlib.runs import RunError, execute
-from lvmlib.study import failure, load_study, missing_runs, read_study
+from lvmlib.results import load_study, missing_runs
+from lvmlib.runs import RunError
+from lvmlib.study import read_study
 from lvmlib.vectors import SAMPLE, DatasetError, make_split, open_dataset
 
 PROJECT = Path(__file__).parent.parent
@@ -155,17 +156,19 @@ def test_the_recipe_hash_is_stable(plan, monkeypatch, tmp_path, write_dataset):
         ({"architectures": {"amn": {"hiden": 4}}}, "'hiden'. Did you mean 'hidden'?"),
         ({"architectures": {"lstn": {}}}, "'lstn'. Did you mean 'lstm'?"),
         ({"architectures": {"x": {"architecture": "grru"}}}, "Did you mean 'gru'?"),
-        ({"arms": {"step": {}}}, "arm is 'step', expected one of epochs, steps"),
-        ({"arms": {"steps": {}}}, "arm 'steps' needs >= 1"),
+        ({"arms": {"step": {}}}, "Did you mean 'steps'?"),
+        ({"arms": {"steps": {}}}, "min_steps"),
         ({"protocol": "controled"}, "'controled'. Did you mean 'controlled'?"),
-        ({"recipe": {"learning_rate": "1e-4"}}, "'1e-4' (str), expected float"),
-        ({"sizes": ["100k"]}, "'size' is '100k' (str), expected int"),
+        ({"recipe": {"learning_rate": "fast"}}, "'fast' (str)"),
+        ({"sizes": ["100k"]}, "'size' is '100k' (str)"),
         ({"sizes": 100}, "sizes is 100, expected a list"),
         ({"sizes": {100: 0}}, "seeds at size 100 are 0, expected a list"),
         ({"sizes": []}, "has no sizes: name at least one"),
         ({"seeds": None}, "has no seeds: name at least one"),
         ({"architectures": ["amn"]}, "architectures is ['amn'], expected names with"),
         ({"recipe": ["epochs"]}, "recipe is ['epochs'], expected names with values"),
+        ({"architectures": {"../evil": {}}}, "'../evil'"),
+        ({"pages": "networks"}, "pages is 'networks', expected a list"),
         ({"arms": ["epochs"]}, "arms is ['epochs'], expected names with values"),
     ],
 )
@@ -317,46 +320,6 @@ def copied(finished, plan, runs_root):
     return plan(TINY, "tiny")
 
 
-def test_a_study_is_a_table_of_its_runs(finished):
-    table = load_study(finished)
-    assert table[["entry", "architecture", "size", "arm", "seed"]].values.tolist() == [
-        ["amn", "amn", 100, "epochs", 0],
-        ["amn", "amn", 150, "epochs", 0],
-        ["small-lstm", "lstm", 100, "epochs", 0],
-        ["small-lstm", "lstm", 150, "epochs", 0],
-    ]
-    for _, row in table.iterrows():
-        info = json.loads((Path(row["folder"]) / "run.json").read_text())
-        assert row["test_cosine"] == info["test"]["cosine"]
-        assert row["baseline_ridge"] == info["baselines"]["ridge"]["cosine"]
-        assert row["parameters"] == info["model_parameters"]["trainable"]
-        assert row["latency_ms"] == info["latency_ms"]["p50"]
-        assert row["training_windows"] == info["windows"]["train"]
-        for name in ("status", "skill", "wall_seconds", "recipe_hash", "commit"):
-            assert row[name] == info[name]
-    assert table["protocol"].unique().tolist() == ["controlled"]
-
-
-def test_folders_and_results_csv_give_the_same_table(finished, tmp_path):
-    table = load_study(finished)
-    table.to_csv(tmp_path / "results.csv", index=False)
-    read = load_study(tmp_path / "results.csv")
-    pd.testing.assert_frame_equal(read, table, check_dtype=False)
-    assert [*read.columns] == [*table.columns]
-
-
-def test_hashes_that_look_like_numbers_stay_text(finished, tmp_path):
-    table = load_study(finished)
-    table["commit"] = ["1234567", "12e4567", "0012345", "1234567+"]
-    table["recipe_hash"] = ["012345678901", "123e45678901", "1" * 12, "abc"]
-    table.to_csv(tmp_path / "results.csv", index=False)
-    read = load_study(str(tmp_path / "results.csv"))
-    assert read["commit"].tolist() == table["commit"].tolist()
-    assert read["recipe_hash"].tolist() == table["recipe_hash"].tolist()
-    table[:1].to_csv(tmp_path / "one.csv", index=False)
-    assert load_study(tmp_path / "one.csv")["commit"].tolist() == ["1234567"]
-
-
 def test_without_a_plan_all_runs_below_are_read(finished, copied):
     planned = load_study(copied.folder)
     (copied.folder / "study.json").unlink()
@@ -364,34 +327,6 @@ def test_without_a_plan_all_runs_below_are_read(finished, copied):
     pd.testing.assert_frame_equal(found, planned)
     one = load_study(copied.runs[0].folder.parent)
     assert one["architecture"].tolist() == one["entry"].tolist() == ["amn"]
-
-
-def test_a_folder_above_a_study_is_refused_by_name(copied):
-    with pytest.raises(RunError, match=f"folder of runs: give {copied.folder}"):
-        load_study(copied.folder.parent)
-
-
-def test_nothing_finished_is_an_error(tmp_path):
-    for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(RunError) as error:
-            load_study(folder)
-        assert str(error.value).startswith(f"{folder} holds no finished run")
-
-
-def test_runs_on_different_datasets_are_not_mixed(
-    copied, dataset_folder, write_dataset, tmp_path
-):
-    vectors = np.load(dataset_folder / "vectors.npy")[:, ::-1]
-    other = write_dataset(tmp_path / "other", vectors, name="other")
-    settings, elsewhere = copied.runs[0].settings, copied.folder / "amn/100/epochs/s9"
-    execute(replace(settings, dataset=str(other), run_dir=str(elsewhere)))
-    assert len(load_study(copied.folder)) == 4  # the plan names four
-    (copied.folder / "study.json").unlink()
-    with pytest.raises(RunError) as error:
-        load_study(copied.folder)
-    message = str(error.value)
-    assert message.startswith(f"{copied.folder} mixes runs on different datasets")
-    assert str(elsewhere) in message
 
 
 def test_a_run_of_another_recipe_is_not_done(copied, plan, finished):
@@ -416,7 +351,7 @@ def notebook(*outputs):
 
 
 def test_missing_runs_say_why(copied):
-    assert missing_runs(copied.folder) == []
+    assert missing_runs(copied.folder).empty
     first, second, third, fourth = copied.runs
     shutil.rmtree(first.folder)
     for run in (second, third):
@@ -425,17 +360,21 @@ def test_missing_runs_say_why(copied):
     (second.folder / "notebook.ipynb").write_text(notebook(error))
     (third.folder / "notebook.ipynb").write_text(notebook())
     missing = missing_runs(copied.folder)
-    assert [(m["label"], m["page"], m["reason"]) for m in missing] == [
-        (first.label, first.page, "it was not started"),
-        (second.label, second.page, "DatasetError: too large."),
-        (third.label, third.page, "it was interrupted, or answers an older recipe"),
+    assert missing[["label", "page", "reason"]].to_numpy().tolist() == [
+        [*row]
+        for row in [
+            (first.label, first.page, "it was not started"),
+            (second.label, second.page, "DatasetError: too large."),
+            (third.label, third.page, "it was interrupted, or answers an older recipe"),
+        ]
     ]
-    assert [m["started"] for m in missing] == [False, True, True]
+    assert missing["started"].tolist() == [False, True, True]
     assert third.label == "small-lstm, 100 vectors, epochs, seed 0"
     assert third.page == "small-lstm-100-epochs-seed0.html"
     assert load_study(copied.folder)["folder"].tolist() == [str(fourth.folder)]
     (third.folder / "notebook.ipynb").write_text("{")
-    assert failure(third.folder) == "it was not started"
+    reasons = missing_runs(copied.folder).set_index("label")["reason"]
+    assert reasons[third.label] == "it was not started"
 
 
 @pytest.mark.parametrize("content", ["", "{"])
@@ -502,3 +441,9 @@ def test_a_study_that_cannot_start_is_one_sentence(tmp_path, monkeypatch, runs_r
         assert str(exit.value).startswith("error: ")
         assert message in str(exit.value)
     assert not runs_root.exists()
+
+
+def test_a_key_given_twice_is_refused_with_both_lines(plan):
+    text = "sizes: [100]\nseeds: [0]\narchitectures: {amn: {}}\nsizes: [150]\n"
+    with pytest.raises(ParameterError, match=r"'sizes' .* lines 1 and 4"):
+        plan(text)

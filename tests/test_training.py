@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 import time
+import types
 from dataclasses import replace
 
 import numpy as np
@@ -14,19 +16,13 @@ import torch
 import torch.nn.functional as F
 from conftest import drifting_vectors, needs_cuda
 
-from lvmlib import training
+from lvmlib import gpu, training
 from lvmlib.evaluation import cosine
-from lvmlib.models import build_model
+from lvmlib.gpu import make_gather, resident_gather, resolve_precision
+from lvmlib.inference import predict_windows
+from lvmlib.models import ARCHITECTURES, build_model
 from lvmlib.recipe import Recipe, total_steps
-from lvmlib.training import (
-    TrainingError,
-    make_gather,
-    predict_windows,
-    resident_gather,
-    resolve_precision,
-    train,
-    training_status,
-)
+from lvmlib.training import TrainingError, train, training_status
 from lvmlib.vectors import make_split, open_dataset
 from lvmlib.weights import load_weights
 
@@ -83,13 +79,13 @@ def run(folder, dataset, split, recipe=RECIPE, name="amn", seed=0, **options):
 @pytest.fixture
 def record_updates(monkeypatch):
     """Keep the batch and the learning rate of each update."""
-    updates, update = [], training._update
+    updates, plain = [], training.differentiate
 
-    def recorded(fabric, model, optimizer, batch, size, state):
+    def recorded(fabric, model, optimizer, batch, *rest):
         updates.append((batch.clone(), optimizer.param_groups[0]["lr"]))
-        update(fabric, model, optimizer, batch, size, state)
+        plain(fabric, model, optimizer, batch, *rest)
 
-    monkeypatch.setattr(training, "_update", recorded)
+    monkeypatch.setattr(training, "differentiate", recorded)
     return updates
 
 
@@ -275,17 +271,17 @@ def test_a_gpu_gets_what_the_cpu_gets(dataset, split, tmp_path):
 def test_updates_on_a_gpu_do_not_wait_for_it(
     dataset, split, tmp_path, monkeypatch, name
 ):
-    update = training._update
+    plain, count = training.differentiate, itertools.count()
 
-    def watched(fabric, model, optimizer, batch, size, state):
+    def watched(*arguments):
         # The very first update sets up libraries and the optimiser's state.
-        torch.cuda.set_sync_debug_mode("error" if state.step else "default")
+        torch.cuda.set_sync_debug_mode("error" if next(count) else "default")
         try:
-            update(fabric, model, optimizer, batch, size, state)
+            plain(*arguments)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(training, "_update", watched)
+    monkeypatch.setattr(training, "differentiate", watched)
     recipe = replace(RECIPE, device="cuda", precision="bf16-mixed")
     _, history = run(tmp_path, dataset, split, recipe, name)
     assert np.isfinite(history).all(axis=None)
@@ -299,7 +295,7 @@ def test_a_recorded_update_is_the_plain_one(
 ):
     recipe = replace(RECIPE, device="cuda", precision=precision)
     _, history = run(tmp_path / "recorded", dataset, split, recipe, name)
-    monkeypatch.setattr(training, "GraphedUpdate", lambda _: training._update)
+    monkeypatch.setattr(training, "RecordedGradients", lambda plain, _: plain)
     _, expected = run(tmp_path / "plain", dataset, split, recipe, name)
     assert same_history(history, expected, rtol=1e-5)
 
@@ -311,14 +307,14 @@ def test_resuming_recorded_updates_is_the_same_as_never_stopping(
     recipe = replace(RECIPE, device="cuda")
     _, expected = run(tmp_path / "whole", dataset, split, recipe, "transformer")
     given = (tmp_path / "cut", dataset, split, recipe, "transformer")
-    graphed, count = training.GraphedUpdate.__call__, itertools.count()
+    recorded, count = gpu.RecordedGradients.__call__, itertools.count()
 
     def failing(self, *arguments):
         if next(count) == 20:
             raise InterruptedError
-        graphed(self, *arguments)
+        recorded(self, *arguments)
 
-    monkeypatch.setattr(training.GraphedUpdate, "__call__", failing)
+    monkeypatch.setattr(gpu.RecordedGradients, "__call__", failing)
     with pytest.raises(InterruptedError):
         run(*given, checkpoint_seconds=0)
     _, history = run(*given)
@@ -503,8 +499,8 @@ def test_predictions_do_not_depend_on_blocks_or_dropout(dataset, split):
 TRAIN = """
 import os, signal, sys
 import torch
-from lvmlib import training
-from lvmlib.models import build_model
+from lvmlib import gpu, training
+from lvmlib.models import ARCHITECTURES, build_model
 from lvmlib.vectors import make_split, open_dataset
 
 torch.set_num_threads(1)
@@ -575,15 +571,15 @@ class Interruption(Exception):
 
 def run_interrupted(monkeypatch, updates, *arguments, **options):
     """Train with a checkpoint after each update, and fail after so many of them."""
-    count, update = iter(range(1, 10**6)), training._update
+    count, plain = iter(range(1, 10**6)), training.differentiate
 
     def failing(*arguments):
         if next(count) > updates:
             raise Interruption
-        update(*arguments)
+        plain(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_update", failing)
+        patch.setattr(training, "differentiate", failing)
         with pytest.raises(Interruption):
             run(*arguments, checkpoint_seconds=0, **options)
 
@@ -768,35 +764,6 @@ def test_status_of_losses_that_are_not_finite():
     assert status([0.5, math.nan], validation_cosine=[0.5, math.nan]) == "diverged"
 
 
-# --- recipes ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"arm": "epoch"}, "arm is 'epoch', expected one of epochs, steps"),
-        ({"schedule": "cos"}, "schedule is 'cos', expected one of cosine"),
-        ({"precision": "fp16"}, "precision is 'fp16'"),
-        ({"device": "gpu"}, "device is 'gpu'"),
-        ({"epochs": 0}, "epochs is 0, expected at least 1"),
-        ({"batch_size": 0}, "batch_size is 0, expected at least 1"),
-        ({"patience": -1}, "patience is -1, expected at least 0"),
-        ({"min_steps": -1}, "min_steps is -1"),
-        ({"arm": "steps"}, "min_steps is 0; arm 'steps' needs >= 1"),
-        ({"learning_rate": 0.0}, "learning_rate 0.0 must be in"),
-        ({"learning_rate": 1.5}, "learning_rate 1.5 must be in"),
-        ({"learning_rate": math.nan}, "learning_rate nan must be in"),
-        ({"weight_decay": -0.1}, "weight_decay -0.1 must not be negative"),
-        ({"warmup": 1.0}, "warmup is 1.0, expected a share"),
-        ({"warmup": -0.1}, "warmup is -0.1, expected a share"),
-        ({"schedule": "plateau", "warmup": 0.1}, "'plateau' has no warm-up"),
-    ],
-)
-def test_recipes_that_cannot_train_are_refused(wrong, message):
-    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
-        Recipe(**wrong)
-
-
 def test_checkpoints_count_time_across_epochs(dataset, split, tmp_path, monkeypatch):
     """Epochs shorter than `checkpoint_seconds` must not postpone it for ever."""
     clock = iter(range(100_000))
@@ -827,3 +794,68 @@ def test_clipping_is_torch_s_to_the_bit(scale):
     assert torch.equal(norm, expected) or scale != scale
     for a, b in zip(ours, theirs, strict=False):
         torch.testing.assert_close(a.grad, b.grad, rtol=0, atol=0, equal_nan=True)
+
+
+# --- models that are given their data ------------------------------------------------
+
+
+class OnRidge(torch.nn.Module):
+    """A small network on top of a fitted linear model, as a user would write it."""
+
+    title = "residual"
+
+    def __init__(self, dim=16, context=5, hidden=8):
+        super().__init__()
+        self.base = build_model("linear", dim=dim, context=context, kind="ridge")
+        self.net = torch.nn.Sequential(
+            torch.nn.Linear(context * dim, hidden),
+            torch.nn.GELU(),
+            torch.nn.Linear(hidden, dim),
+        )
+        torch.nn.init.zeros_(self.net[2].weight)
+
+    def fit(self, dataset, split):
+        self.base.fit(dataset, split)
+
+    def forward(self, context):
+        return self.base(context) + self.net(context.flatten(1))
+
+
+@pytest.fixture
+def on_ridge(monkeypatch):
+    monkeypatch.setattr("lvmlib.models.ARCHITECTURES", (*ARCHITECTURES, "on_ridge"))
+    module = types.SimpleNamespace(Model=OnRidge)
+    monkeypatch.setitem(sys.modules, "lvmlib.models.on_ridge", module)
+    OPTIONS["on_ridge"] = {}
+    yield
+    del OPTIONS["on_ridge"]
+
+
+def test_a_fitted_base_is_trained_on_resumed_saved_and_loaded(
+    on_ridge, dataset, split, tmp_path, monkeypatch
+):
+    ridge = build_model("linear", dim=16, kind="ridge")
+    ridge.fit(dataset, split)
+    model, expected = run(tmp_path / "whole", dataset, split, name="on_ridge")
+    assert torch.equal(model.base.matrix, ridge.matrix)
+    fits, fit = [], OnRidge.fit
+    monkeypatch.setattr(OnRidge, "fit", lambda *given: fits.append(1) or fit(*given))
+    cut = (tmp_path / "cut", dataset, split, RECIPE, "on_ridge")
+    run_interrupted(monkeypatch, 20, *cut)
+    other, history = run(*cut)
+    assert same_history(history, expected)
+    assert same_weights(other, model)
+    assert fits == [1]  # the checkpoint had what it left
+
+
+def test_a_model_without_trainable_parameters_is_only_fitted(dataset, split, tmp_path):
+    model = build_model("linear", dim=16, kind="ridge_to_weights")
+    history = train(model, dataset, split, RECIPE, 0, tmp_path)
+    assert len(history) == 1
+    assert history["step"].tolist() == [0]
+    assert training_status(history, 0.0) == "trained"
+    raw = predict_windows(model, dataset, split.validation)
+    near = cosine(raw, dataset.gather(split.validation[:, -1])).mean()
+    assert history["validation_cosine"].iloc[0] == pytest.approx(near)
+    loaded = load_weights(tmp_path / "model.safetensors")
+    assert torch.equal(loaded.matrix, model.matrix)

@@ -24,7 +24,7 @@ from lvmlib.inference import resolve_device
 from lvmlib.models import unknown_name
 from lvmlib.progress import notebook_line
 from lvmlib.recipe import PRECISIONS
-from lvmlib.training import resolve_precision
+from lvmlib.gpu import resolve_precision
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -126,7 +126,8 @@ def table(
             ends = frame[[name, f"{name}_low", f"{name}_high"]].astype(float).to_numpy()
             cells = [interval(tuple(x), places_of, name not in unsigned) for x in ends]
         elif name in percent:
-            cells = [f"{number(100 * x, max(places_of - 2, 0))}%" for x in frame[name]]
+            shares = (number(100 * x, max(places_of - 2, 0)) for x in frame[name])
+            cells = [share if share == NONE else f"{share}%" for share in shares]
         elif name in html:
             cells = [NONE if pd.isna(x) else str(x) for x in frame[name]]
         else:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import sys
 import tempfile
 import time
 from contextlib import ExitStack
@@ -22,23 +23,35 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import torch
+from cells import STUDY_BATCHES, work
+from control import VARIANTS, flops_per_window, has_bf16
 
-from lvmlib.benchmark.cells import STUDY_BATCHES, work
-from lvmlib.benchmark.control import VARIANTS, has_bf16
 from lvmlib.corpus.writing import write_dataset
+from lvmlib.evaluation import BASELINES, KINDS
 from lvmlib.files import write_json
-from lvmlib.models import model_class, unknown_name
-from lvmlib.pages.summary import REPORTED_SIZES
+from lvmlib.inference import predict
+from lvmlib.models import (
+    ARCHITECTURES,
+    build_model,
+    count_parameters,
+    model_class,
+    unknown_name,
+)
+from lvmlib.results import REPORTED_SIZES
 from lvmlib.runs import git_commit, processor_name
 from lvmlib.vectors import open_dataset
 
-REPORTED_SIZE = REPORTED_SIZES["232k"]
+REPORTED_SIZE = max(REPORTED_SIZES)
 DIM = 768
 VALIDATION_VECTORS = 12_500  # of the synthetic dataset; Wikipedia's has 12,443
 TOGETHER = 5  # variants alive beside the control: graphmert takes 2 GB in each
 SPAWNED = multiprocessing.get_context("spawn")
+HERE = str(Path(__file__).parent)  # where a cell's process has to look, too
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [HERE, os.environ.get("PYTHONPATH")])
+)
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["lvmlib.benchmark.cells"])
+PROCESSES.set_forkserver_preload(["cells"])
 EPOCHS_SHARE = 0.4  # of the control's passes: 8 for 20, with the rate taken to zero
 
 
@@ -253,12 +266,6 @@ def measure_quality(record: Record) -> None:
     measure_once(record, "quality", "quality", *cells)
 
 
-def measure_latency(record: Record) -> None:
-    """Ask saved models for predictions."""
-    names = record.plan.architectures.split()
-    measure_once(record, "latency", "latency", *[{"architecture": n} for n in names])
-
-
 def measure_profiles(record: Record, architectures: list[str]) -> None:
     """Profile "all" of the given architectures."""
     where = {"dataset": record.plan.dataset, "size": record.plan.size}
@@ -330,3 +337,136 @@ def write_synthetic(folder: str, pool: int, length: int = 50) -> None:
         for row in range(0, n, 10_000)
     )
     write_dataset(folder, blocks, documents, {"name": "random"})
+
+
+# --- what the rounds say, as numbers -------------------------------------------------
+
+TURN = ["architecture", "group", "round"]
+
+
+def speed_summary(rows: pd.DataFrame, bf16: bool) -> pd.DataFrame:
+    """Take medians over rounds, by architecture and variant.
+
+    Returns
+    -------
+    DataFrame
+        architecture, variant, rate (windows/s), ratio (to the control of the same
+        round), lowest, highest; of "all" also mflop (a window) and share (of what
+        matrix products reached in that round).
+    """
+    rows = rows.assign(rate=rows["windows"] / rows["seconds"])
+    control = rows[rows["variant"] == "control"].set_index(TURN)["rate"]
+    rows = rows.join(control.rename("control"), on=TURN)
+    rows["ratio"] = rows["rate"] / rows["control"]
+    names = rows["architecture"].unique()
+    counts = {name: flops_per_window(name) for name in names}
+    is_all = rows["variant"] == "all"
+    rows["mflop"] = rows["architecture"].map(counts).where(is_all) / 1e6
+    ceiling = rows["bfloat16" if bf16 else "float32"]
+    rows["share"] = rows["rate"] * rows["mflop"] * 1e6 / ceiling
+    cells = rows.groupby(["architecture", "variant"], sort=False)
+    return cells.agg(
+        rate=("rate", "median"),
+        ratio=("ratio", "median"),
+        lowest=("ratio", "min"),
+        highest=("ratio", "max"),
+        mflop=("mflop", "first"),
+        share=("share", "median"),
+    ).reset_index()
+
+
+def fabric_cost(rows: pd.DataFrame) -> pd.Series:
+    """Return by how much "all" takes longer than "bare", the median over rounds."""
+    rows = rows.assign(rate=rows["windows"] / rows["seconds"])
+    rates = rows.pivot_table(index=TURN, columns="variant", values="rate")
+    if not {"bare", "all"} <= set(rates):
+        return pd.Series(dtype=float)
+    cost = (rates["bare"] / rates["all"] - 1).dropna()
+    return cost.groupby("architecture", sort=False).median()
+
+
+def quality_speedups(rows: pd.DataFrame, margin: float = 0.002) -> pd.DataFrame:
+    """Compare, seed by seed, the time to the control's best cosine less the margin.
+
+    Returns
+    -------
+    DataFrame
+        architecture, seed, control_best, all_best, control_seconds, all_seconds
+        (infinite if never reached), speedup, fewer (passes until there, control / all).
+    """
+    found = []
+    for key, pair in rows.groupby(["architecture", "seed"], sort=False):
+        curves = pair.set_index("variant")["curve"]
+        if not {"control", "all"} <= set(curves.index):
+            continue  # interrupted between the two
+        best = {
+            name: max(cosine for _, cosine in curves[name]) for name in curves.index
+        }
+        reached = {}
+        for name in ("control", "all"):
+            steps = enumerate(curves[name], 1)
+            level = best["control"] - margin
+            there = ((n, s) for n, (s, cosine) in steps if cosine >= level)
+            reached[name] = next(there, (np.inf, np.inf))
+        row = dict(zip(("architecture", "seed"), key, strict=True))
+        row |= {f"{name}_best": best[name] for name in ("control", "all")}
+        row |= {f"{name}_seconds": reached[name][1] for name in ("control", "all")}
+        row["speedup"] = reached["control"][1] / reached["all"][1]
+        found.append(row | {"fewer": reached["control"][0] / reached["all"][0]})
+    return pd.DataFrame(found)
+
+
+def growth_summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return microseconds a window by number of vectors, and relative to the fewest.
+
+    Each round is compared with itself, so that a slow round is slow for all sizes.
+    """
+    rows = rows.assign(
+        step=1e6 * rows["seconds"] / rows["windows"],
+        gather=1e6 * rows["gather_seconds"] / rows["windows"],
+    )
+    by_round = rows.pivot_table(index="round", columns="vectors", values="step")
+    relative = by_round.div(by_round.iloc[:, 0], axis=0).median()
+    middle = rows.groupby("vectors")[["gather", "step"]].median()
+    return middle.assign(relative=relative).reset_index()
+
+
+# --- the latency that every page shows -----------------------------------------------
+
+
+def side_by_side(rounds: int = 15, dim: int = DIM, context: int = 5) -> pd.DataFrame:
+    """Time one prediction, (context, D) to (D,), of all networks and the baselines.
+
+    By `lvmlib.predict` on the CPU, one thread. In every round each is asked in turn,
+    twice, and the second call is timed; the fastest of all rounds counts, since what
+    else the machine does can only add to it. Weights and vectors are random: the time
+    does not depend on them.
+
+    Returns
+    -------
+    DataFrame
+        name, latency_ms, parameters (trained or fitted), processor, threads, torch.
+    """
+    torch.set_num_threads(1)
+    window = np.random.default_rng(0).normal(size=(context, dim)).astype(np.float32)
+    models = {name: build_model(name, dim=dim) for name in ARCHITECTURES}
+    models |= {
+        name: build_model("linear", dim=dim, kind=KINDS.get(name, name))
+        for name in BASELINES
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(rounds):
+        for name, model in models.items():
+            predict(model, window, "cpu")  # brings the weights into the cache
+            started = time.perf_counter()
+            predict(model, window, "cpu")
+            seconds[name].append(time.perf_counter() - started)
+    table = pd.DataFrame({"name": list(models)})
+    table["latency_ms"] = [round(1000 * min(seconds[name]), 4) for name in models]
+    table["parameters"] = [count_parameters(m)["trainable"] for m in models.values()]
+    machine = {"processor": processor_name(), "threads": 1, "torch": torch.__version__}
+    return table.assign(**machine)
+
+
+if __name__ == "__main__":  # python notebooks/benchmark/measuring.py latency.csv
+    side_by_side().to_csv(sys.argv[1], index=False)

@@ -16,16 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.flop_counter import FlopCounterMode
 
+from lvmlib.gpu import resolve_precision
 from lvmlib.layers import Dropout
 from lvmlib.models import build_model
 from lvmlib.models.transformer import causal_mask
-from lvmlib.training import (
-    GRADIENT_NORM_LIMIT,
-    HUGE_PAGES,
-    clip_gradients,
-    resolve_precision,
-)
+from lvmlib.training import GRADIENT_NORM_LIMIT, HUGE_PAGES, clip_gradients
 from lvmlib.vectors import Dataset
 
 
@@ -114,44 +111,26 @@ def use_torch_dropout(model: nn.Module) -> nn.Module:
     return model
 
 
-def flops_per_window(architecture: str, layers: bool) -> float:
-    """Count the floating-point operations of matrix products in training, per window.
+def flops_per_window(architecture: str, dim: int = 768) -> int:
+    """Count the operations of matrix products in training one window, by torch.
 
-    With D, H, F the widths and T = 5, two operations a multiplication. Backward has
-    two products for each forward one, for the weights and for the inputs, less those
-    for inputs that are the data themselves. `layers`: with our rewrites, where AMN
-    has one key product a window instead of T, recurrent layers no product with the
-    zero state they start from, and the Transformer's last layer one position.
+    Those that our layers execute on a CPU: forward and backward, two operations a
+    multiplication. The counter knows products by name; the one that the LSTM adds in
+    place is told to it.
+
+    Raises
+    ------
+    ValueError
+        If nothing was counted: the model multiplies in a way that torch cannot name.
     """
-    d, h, t = 768, 512, 5
-    if architecture == "amn":
-        h, query = 256, 256 * d
-        mlp = 2 * d * 512 + 512 * 256 + 256 * d
-        if layers:  # the query, its product with the keys' weight, the MLP
-            return 2 * (3 * (2 * query + mlp) - query)
-        scores = t * h
-        return 2 * (3 * (t * query + scores + query + mlp) - (t + 1) * query)
-    if architecture == "lstm":
-        steps = (t - 1) if layers else t
-        first, second = t * 4 * h * d, t * 4 * h * h
-        hidden = 2 * steps * 4 * h * h
-        return 2 * (3 * (first + second + hidden + h * d) - first)
-    if architecture == "gru":
-        steps = (t - 1) if layers else t
-        block = (t + steps) * 3 * h * h
-        return 2 * (3 * (t * d * h + 4 * block + h * d) - t * d * h)
-    if architecture == "transformer":
-
-        def layer(positions: int) -> int:
-            """Count self-attention, cross-attention and the feed-forward part."""
-            attention = 2 * positions * h * h + 2 * t * h * h + 2 * positions * t * h
-            return 2 * attention + 2 * positions * h * 2048
-
-        stack = 3 * layer(t) + layer(1 if layers else t)
-        head = h * h + h * d
-        return 2 * (3 * (t * d * h + stack + head) - t * d * h)
-    attention = 4 * t * d * d + 2 * t * t * d
-    return 2 * 3 * (12 * (attention + 2 * t * d * 2048) + 2 * d * d)  # graphmert
+    model = build_model(architecture, dim=dim).train()
+    in_place = {torch.ops.aten.addmm_: lambda c, a, b, **_: 2 * a[0] * a[1] * b[1]}
+    counter = FlopCounterMode(display=False, custom_mapping=in_place)
+    with counter:
+        model(torch.randn(4, 5, dim)).sum().backward()
+    if not counter.get_total_flops():
+        raise ValueError(f"torch counts no matrix product in {architecture}.")
+    return counter.get_total_flops() // 4
 
 
 def batches(

@@ -12,32 +12,29 @@ import time
 from dataclasses import fields, replace
 from itertools import islice
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torch.profiler import ProfilerActivity, profile
-
-from lvmlib.benchmark.control import (
+from control import (
     VARIANTS,
     batches,
     one_pass,
     plain_model,
     plain_optimizer,
 )
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.profiler import ProfilerActivity, profile
+
 from lvmlib.evaluation import cosine
-from lvmlib.inference import predict
+from lvmlib.inference import predict_windows
 from lvmlib.models import build_model
 from lvmlib.recipe import Recipe
 from lvmlib.runs import peak_memory_mb
-from lvmlib.training import predict_windows, train
+from lvmlib.training import train
 from lvmlib.vectors import Dataset, Split, make_split, open_dataset
-from lvmlib.weights import load_weights, save_weights
 
-LATENCY_BATCHES = (1, 8, 32, 128)
 # Peak rates of "all", with warm-up: the reference study's; graphmert's is rescaled.
 RATES = {"amn": 4e-3, "lstm": 2e-3, "gru": 4e-3, "transformer": 4e-3, "graphmert": 2e-4}
 # What the reference study trains with.
@@ -229,32 +226,6 @@ def control_curve(
             scheduler.step(2 - 2 * near)
         curve.append((seconds, float(near)))
     return curve
-
-
-def cell_latency(turn: Turnstile, architecture: str) -> None:
-    """Save, load and ask a model: milliseconds by batch size, file size, load time."""
-    data = open_dataset()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.safetensors"
-        save_weights(build_model(architecture), path)
-        loads = [_seconds(load_weights, path) for _ in range(5)]
-        found = {"file_mb": path.stat().st_size / 1e6, "load_ms": 1e3 * min(loads)}
-        model = load_weights(path)
-    seconds = turn.wait()
-    for size in LATENCY_BATCHES:
-        context = data.gather(np.arange(5) + np.arange(size)[:, None])  # (size, 5, D)
-        times, until = [], time.perf_counter() + seconds
-        while len(times) < 13 or time.perf_counter() < until:
-            times.append(_seconds(predict, model, context, "cpu"))
-        p50, p95 = 1e3 * np.percentile(times[3:], [50, 95])
-        found |= {f"p50_{size}": p50, f"p95_{size}": p95}
-    turn.answer(**found)
-
-
-def _seconds(function: Any, *arguments: Any) -> float:
-    started = time.perf_counter()
-    function(*arguments)
-    return time.perf_counter() - started
 
 
 def cell_profile(turn: Turnstile, architecture: str, dataset: str, size: int) -> None:

@@ -1,1 +1,0 @@
-"""How fast training is, measured against a control (notebooks/benchmark.ipynb)."""

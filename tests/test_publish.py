@@ -1,0 +1,139 @@
+"""What is committed of a study, the model that ships, the pages, the README."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from nbformat import v4
+from studies import execute
+
+import lvmlib
+from lvmlib import publish, results
+from lvmlib.study import read_study
+from lvmlib.weights import PRETRAINED
+
+PROJECT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def planned(tmp_path, monkeypatch, dataset_folder):
+    """A study of two finished runs and one that is missing."""
+    monkeypatch.setenv("LVM_RUNS", str(tmp_path / "runs"))
+    (tmp_path / "small.yaml").write_text(
+        "sizes: [100, 150, 200]\nseeds: [0]\nrecipe: {epochs: 1}\n"
+        "architectures: {amn: {hidden: 4, mlp: 8}}\n"
+    )
+    planned = read_study(str(tmp_path / "small.yaml"), str(dataset_folder))
+    planned.write_plan()
+    for run in planned.runs[:2]:
+        execute(run.settings)
+    return planned
+
+
+def test_what_is_published_tells_the_same_story(planned, tmp_path):
+    study, target = planned.folder, tmp_path / "reports" / "runs"
+    assert publish.publish_runs(study, target) == 2
+    before, after = lvmlib.load_study(study), lvmlib.load_study(target)
+    pd.testing.assert_frame_equal(
+        after.drop(columns="folder"), before.drop(columns="folder")
+    )
+    leads = [results.leads(table) for table in (after, before)]
+    pd.testing.assert_frame_equal(*leads, atol=1e-7)
+    assert len(results.missing_runs(target)) == 1
+    kept = {path.name for path in target.glob("amn/**/*") if path.is_file()}
+    assert kept == {"run.json", "history.csv", "test.parquet"}
+    assert len(list(target.glob("baselines/*"))) == 2  # one a training set
+    assert publish.publish_runs(study, target) == 2  # again, over what is there
+
+
+def test_published_runs_are_not_trained_again(planned, tmp_path, monkeypatch):
+    published = tmp_path / "reports" / "runs"
+    publish.publish_runs(planned.folder, published)
+    monkeypatch.setenv("LVM_RUNS", str(tmp_path / "elsewhere"))
+    path, data = str(tmp_path / "small.yaml"), planned.runs[0].settings.dataset
+    again = read_study(path, data)
+    again.runs[0].folder.mkdir(parents=True)  # begun on this machine: left alone
+    assert publish.restore_runs(again, published) == 1
+    assert [run.is_done for run in again.runs] == [False, True, False]
+    restored = execute(again.runs[1].settings)  # reads it: there are no weights
+    assert not (restored.folder / "model.safetensors").exists()
+    assert publish.restore_runs(again, published) == 0
+    changed = (tmp_path / "small.yaml").read_text().replace("epochs: 1", "epochs: 2")
+    (tmp_path / "small.yaml").write_text(changed)
+    monkeypatch.setenv("LVM_RUNS", str(tmp_path / "third"))
+    assert publish.restore_runs(read_study(path, data), published) == 0
+
+
+def test_a_shipped_model_predicts_what_the_run_s_model_does(planned, tmp_path):
+    runs = lvmlib.load_study(planned.folder)[:1]
+    path = tmp_path / "shipped" / "amn.safetensors"
+    path.parent.mkdir()
+    publish.ship(runs, path)
+    context = np.random.default_rng(0).normal(size=(5, 16))
+    shipped = lvmlib.predict(lvmlib.load_weights(path), context)
+    model = lvmlib.load_weights(Path(runs["folder"].iloc[0]) / "model.safetensors")
+    assert shipped @ lvmlib.predict(model, context) > 0.999
+    card = path.with_suffix(".md").read_text()
+    assert f"cosine: {runs['test_cosine'].iloc[0]:.4f} [" in card
+
+
+def test_the_model_in_the_package():
+    assert PRETRAINED.stat().st_size < 5e6
+    context = lvmlib.open_dataset().gather(np.arange(5))
+    prediction = lvmlib.predict(lvmlib.load_pretrained(), context)
+    assert prediction.shape == (768,)
+    assert np.linalg.norm(prediction) == pytest.approx(1, abs=1e-5)
+    assert PRETRAINED.with_suffix(".md").exists()
+
+
+def test_git_keeps_the_published_runs():
+    for name in ("reference", "as_reported"):
+        plan = PROJECT / "reports" / name / "runs" / "study.json"
+        command = ["git", "check-ignore", "--no-index", plan]
+        assert subprocess.run(command, cwd=PROJECT, check=False).returncode
+
+
+def test_a_page_has_the_names_of_the_others(tmp_path):
+    cell = v4.new_markdown_cell("# Title\n\nText.")
+    notebook = v4.new_notebook(cells=[cell])
+    notebook.metadata["language_info"] = {"name": "python"}
+    source = tmp_path / "one.ipynb"
+    source.write_text(v4.writes(notebook))
+    pages = [["index.html", "Answer"], ["one.html", "One"]]
+    publish.render_page(source, tmp_path / "one.html", pages)
+    html = (tmp_path / "one.html").read_text()
+    assert '<a href="index.html">Answer</a>' in html
+    assert re.search(r'<a aria-current="page" href="one.html">|'
+                     r'<a href="one.html" aria-current="page">', html)  # fmt: skip
+
+
+def test_the_readme_is_told_between_its_marks(tmp_path):
+    readme = tmp_path / "README.md"
+    marks = publish.ANSWER, publish.ANSWER_ENDS
+    readme.write_text("# Title\n{}\nold\n{}\nrest\n".format(*marks))
+    publish.tell_readme(readme, "The new answer.")
+    assert readme.read_text() == "# Title\n{}\nThe new answer.\n{}\nrest\n".format(
+        *marks
+    )
+
+
+def test_the_readme_has_the_numbers_of_the_committed_runs():
+    table = lvmlib.load_study(PROJECT / "reports" / "reference" / "runs")
+    text = (PROJECT / "README.md").read_text().split(publish.ANSWER)[1]
+    answer = text.split(publish.ANSWER_ENDS)[0]
+    ranking = results.ranking(results.main_runs(table)).set_index("name")
+    network = ranking[ranking["kind"] == "network"].iloc[0]
+    for value in (network["large"], ranking["large"].max()):
+        assert f"{value:.4f}" in answer
+
+
+def test_a_study_without_a_name_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["publish", "", "--render"])
+    with pytest.raises(SystemExit):
+        publish.main()
+    assert "STUDY=reference" in capsys.readouterr().err
