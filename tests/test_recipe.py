@@ -246,7 +246,7 @@ def test_notebook_settings_check_names_and_types():
     with pytest.raises(ParameterError, match="'mask'"):
         notebook_settings(run_cells(TEMPLATE, injected), "amn")
     wrong = "# Parameters\nsize = 'many'\n"
-    with pytest.raises(ParameterError, match="expected int such as 2000"):
+    with pytest.raises(ParameterError, match="size"):
         notebook_settings(run_cells(TEMPLATE, wrong), "amn")
 
 
