@@ -11,19 +11,24 @@ arrays (W, 6) into the memory-mapped vectors, so no vector is ever copied per wi
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
 from lvmlib.files import sha256
 
 SAMPLE = Path(__file__).parent / "sample"
 NORM_TOLERANCE = 0.01
+VECTORS = ("int8", "float16", "float32")  # int8 has scales.npy beside it
+ROLES = ("pool", "validation", "test")
 # One fixed shuffle sets the exam aside, whatever the seed, the size or the protocol.
 EXAM_SEED = 20_261_122
 VALIDATION_SHARE, TEST_SHARE = 0.10, 0.25
@@ -32,6 +37,19 @@ HELD_OUT_WINDOWS = 0.10  # share of windows that `as_reported` validates on
 
 class DatasetError(ValueError):
     """A dataset folder, or what was asked of it, is not fit for use."""
+
+
+class Info(BaseModel):
+    """What dataset.json must say; other entries are kept as they are."""
+
+    model_config = ConfigDict(strict=True)
+    name: str
+    n: PositiveInt
+    dim: PositiveInt
+    sha256: str
+    sha256_scales: str | None = None
+    encoder: str | dict[str, Any] | None = None
+    built_with: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,10 +77,6 @@ class Dataset:
         """Hash of vectors.npy as dataset.json states it."""
         return self.info["sha256"]
 
-    @cached_property
-    def _stops(self) -> np.ndarray:
-        return self.documents["stop"].to_numpy()
-
     def gather(self, rows: np.ndarray) -> np.ndarray:
         """Return the float32 vectors of `rows`, shape (*rows.shape, D)."""
         vectors = self.vectors[rows].astype(np.float32)
@@ -72,7 +86,8 @@ class Dataset:
 
     def document_of(self, rows: np.ndarray) -> np.ndarray:
         """Return, for each row number, the position of its document in `documents`."""
-        return np.searchsorted(self._stops, rows, side="right")
+        stops = self.documents["stop"].to_numpy()
+        return np.searchsorted(stops, rows, side="right")
 
 
 def open_dataset(folder: str | Path = "", verify: bool = True) -> Dataset:
@@ -89,146 +104,125 @@ def open_dataset(folder: str | Path = "", verify: bool = True) -> Dataset:
     Raises
     ------
     DatasetError
-        With the file, what was found, what was expected and what to do.
+        With the file, what was found and what was expected.
     """
     folder = Path(folder) if str(folder) else SAMPLE
     if not folder.is_dir():
         raise DatasetError(f"{folder} is not a folder: give a dataset folder.")
-    info = _read_info(folder / "dataset.json")
-    vectors = _read_array(folder / "vectors.npy", dimensions=2)
-    _check_matrix(folder / "vectors.npy", vectors, info)
-    scales = None
+    info, scales = _read_info(folder / "dataset.json"), None
+    vectors = _read_array(folder / "vectors.npy", (info["n"], info["dim"]), VECTORS)
     if vectors.dtype == np.int8:
-        scales = np.array(_read_array(folder / "scales.npy", dimensions=1))
-        _check_scales(folder / "scales.npy", scales, len(vectors))
+        path = folder / "scales.npy"
+        scales = np.array(_read_array(path, (info["n"],), ("float32",)))
+        for row in np.flatnonzero(~(np.isfinite(scales) & (scales > 0))):
+            raise DatasetError(f"{path} row {row} is {scales[row]}, expected above 0.")
     documents = _read_documents(folder / "documents.csv", len(vectors))
     dataset = Dataset(folder, info, documents, vectors, scales)
     if verify:
         _check_rows(dataset)
         _check_hash(folder / "vectors.npy", info["sha256"])
-        if scales is not None and "sha256_scales" in info:
-            _check_hash(folder / "scales.npy", info["sha256_scales"])
+        if scales is not None and info.get("sha256_scales"):
+            _check_hash(path, info["sha256_scales"])
     return dataset
 
 
-def _read_info(path: Path) -> dict[str, Any]:
+@contextmanager
+def _reading(path: Path, kind: str) -> Iterator[None]:
     try:
-        info = json.loads(path.read_text())
-    except FileNotFoundError:
+        yield
+    except (OSError, ValueError, EOFError) as error:  # pandas' and json's are, too
         raise DatasetError(
-            f"{path} is missing: a dataset folder has vectors.npy, documents.csv and "
-            "dataset.json."
+            f"{path} cannot be read as {kind} ({error}), it is missing, truncated or "
+            "something else: copy it again from the source."
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path} is not valid JSON ({error}).") from None
-    stated = info if isinstance(info, dict) else {}
-    missing = [key for key in ("name", "n", "dim", "sha256") if key not in stated]
-    if missing:
-        raise DatasetError(f"{path} lacks {', '.join(missing)}: add it.")
+
+
+def _read_info(path: Path) -> dict[str, Any]:
+    with _reading(path, "JSON"):
+        info = json.loads(path.read_text())
+    try:
+        Info.model_validate(info)
+    except ValidationError as error:
+        wrong = "; ".join(map(_describe_error, error.errors()))
+        raise DatasetError(f"{path}: {wrong}.") from None
     return info
 
 
-def _read_array(path: Path, dimensions: int) -> np.ndarray:
-    try:
+def _describe_error(error: dict[str, Any]) -> str:
+    field = error["loc"][0] if error["loc"] else "its content"
+    if error["type"] == "missing":
+        return f"{field} is missing"
+    expected = error["msg"].removeprefix("Input should be ")
+    return f"{field} is {json.dumps(error['input'])[:60]}, expected {expected}"
+
+
+def _read_array(
+    path: Path, shape: tuple[int, ...], dtypes: tuple[str, ...]
+) -> np.ndarray:
+    """Map an array of the machine's own byte order; another one is converted."""
+    with _reading(path, "a .npy array"):
         array = np.lib.format.open_memmap(path, mode="r")  # never a pickle or .npz
-    except FileNotFoundError:
-        raise DatasetError(f"{path} is missing: copy it from the source.") from None
-    except (ValueError, EOFError, OSError) as error:
+    if array.dtype.name not in dtypes:
         raise DatasetError(
-            f"{path} cannot be read as a .npy array, it is truncated or something "
-            f"else ({error}): copy it again from the source."
-        ) from None
-    if array.ndim != dimensions:
-        raise DatasetError(
-            f"{path} has shape {array.shape}, expected {dimensions} dimension(s)."
+            f"{path} holds {array.dtype}, expected {' or '.join(dtypes)}: convert it."
         )
-    return array
-
-
-def _check_matrix(path: Path, vectors: np.ndarray, info: dict[str, Any]) -> None:
-    if vectors.dtype not in (np.int8, np.float16, np.float32):
+    if array.shape != shape:
         raise DatasetError(
-            f"{path} holds {vectors.dtype}, expected int8 (with scales.npy), float16 "
-            "or float32: convert it."
+            f"{path} has shape {array.shape}, but dataset.json states {shape}: one of "
+            "them belongs to another dataset."
         )
-    if vectors.shape != (info["n"], info["dim"]):
-        raise DatasetError(
-            f"{path} has shape {vectors.shape}, but dataset.json states "
-            f"({info['n']}, {info['dim']}): one of them belongs to another dataset."
-        )
-
-
-def _check_scales(path: Path, scales: np.ndarray, n: int) -> None:
-    if scales.shape != (n,) or scales.dtype != np.float32:
-        raise DatasetError(
-            f"{path} is {scales.dtype} {scales.shape}, expected float32 ({n},)."
-        )
-    if not (np.isfinite(scales).all() and (scales > 0).all()):
-        row = int(np.flatnonzero(~(np.isfinite(scales) & (scales > 0)))[0])
-        raise DatasetError(
-            f"{path} row {row} is {scales[row]}, expected a positive number: "
-            "encode that chunk again."
-        )
+    native = array.dtype.newbyteorder("=")
+    return array if array.dtype == native else array.astype(native)
 
 
 def _read_documents(path: Path, n: int) -> pd.DataFrame:
-    try:
+    with _reading(path, "CSV"):
         # An article may be called "Null".
         documents = pd.read_csv(
             path, dtype={"document_id": str, "title": str}, na_filter=False
         )
-    except FileNotFoundError:
-        raise DatasetError(f"{path} is missing: copy it from the source.") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
-        raise DatasetError(f"{path} is not a valid CSV file ({error}).") from None
     missing = {"document_id", "title", "start", "stop"} - set(documents.columns)
     if missing:
         raise DatasetError(f"{path} lacks the column(s) {', '.join(sorted(missing))}.")
     for column in ("start", "stop"):
         if not pd.api.types.is_integer_dtype(documents[column]):
             raise DatasetError(f"{path} has a '{column}' that is not a whole number.")
-    expected = 0
-    for line, (start, stop) in enumerate(
-        zip(documents["start"], documents["stop"], strict=True), start=2
-    ):
-        if start != expected or stop <= start:
-            problem = "overlaps the one before" if start < expected else "leaves a gap"
-            if stop <= start:
-                problem = "is empty"
-            raise DatasetError(
-                f"{path} line {line}: the document's rows {start}..{stop} {problem}; "
-                f"documents must follow one another, this one from row {expected}."
-            )
-        expected = stop
-    if expected != n:
-        relation = "run past the end of" if expected > n else "do not cover"
+    _check_ranges(path, documents, n)
+    ids = documents["document_id"]
+    for second in ids.index[ids.duplicated()]:
+        first = ids.index[ids == ids[second]][0]
         raise DatasetError(
-            f"{path} ends at row {expected}: its documents {relation} the {n} vectors."
+            f"{path} lines {first + 2} and {second + 2} have the same document_id "
+            f"{ids[second]!r}: leave out or rename one of them."
         )
-    if "role" in documents:
-        unknown = set(documents["role"].unique()) - {"pool", "validation", "test"}
-        if unknown:
+    for role in documents["role"].unique() if "role" in documents else ():
+        if role not in ROLES:
             raise DatasetError(
-                f"{path} has the role {sorted(map(str, unknown))[0]!r}, expected "
-                "pool, validation or test."
+                f"{path} has the role {role!r}, expected one of {', '.join(ROLES)}."
             )
     return documents
 
 
+def _check_ranges(path: Path, documents: pd.DataFrame, n: int) -> None:
+    starts, stops = (documents[column].to_numpy() for column in ("start", "stop"))
+    expected = np.concatenate([[0], stops])
+    for row in np.flatnonzero((starts != expected[:-1]) | (stops <= starts)):
+        raise DatasetError(
+            f"{path} line {row + 2}: rows {starts[row]}..{stops[row]}, expected rows "
+            f"from {expected[row]} on, at least one: documents follow one another."
+        )
+    if expected[-1] != n:
+        raise DatasetError(f"{path} ends at row {expected[-1]}, expected {n}, the end.")
+
+
 def _check_rows(dataset: Dataset, block: int = 8192) -> None:
-    path = dataset.folder / "vectors.npy"
     for start in range(0, dataset.n, block):
         vectors = dataset.gather(np.arange(start, min(start + block, dataset.n)))
         norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
-        bad = np.flatnonzero(~(np.abs(norms - 1) <= NORM_TOLERANCE))
-        if len(bad):
-            row, norm = start + int(bad[0]), norms[bad[0]]
-            found = (
-                f"norm {norm:.4g}" if np.isfinite(norm) else "NaN or infinite values"
-            )
+        for row in np.flatnonzero(~(np.abs(norms - 1) <= NORM_TOLERANCE)):
             raise DatasetError(
-                f"{path} row {row} has {found}, expected unit norm (within "
-                f"{NORM_TOLERANCE}): encode that chunk again, or divide rows by norms."
+                f"{dataset.folder / 'vectors.npy'} row {start + row} has norm "
+                f"{norms[row]:.4g}, expected 1 within {NORM_TOLERANCE}."
             )
 
 
@@ -236,9 +230,18 @@ def _check_hash(path: Path, expected: str) -> None:
     found = sha256(path)
     if found != expected:
         raise DatasetError(
-            f"{path} has SHA-256 {found[:12]}…, but dataset.json states "
-            f"{expected[:12]}…: the file was changed or damaged; copy it again."
+            f"{path} has SHA-256 {found[:9]}, but dataset.json states {expected[:9]}: "
+            "it was changed or damaged; copy it again."
         )
+
+
+def check_whole(least: int, **numbers: Any) -> None:
+    """Raise DatasetError unless all are whole numbers of at least `least`."""
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+            raise DatasetError(
+                f"{name} is {value!r}, expected a whole number of at least {least}."
+            )
 
 
 @dataclass(frozen=True)
@@ -296,19 +299,14 @@ def exam_documents(dataset: Dataset) -> dict[str, np.ndarray]:
     documents = dataset.documents
     if "role" in documents:
         roles = documents["role"].to_numpy()
-        parts = {
-            role: np.flatnonzero(roles == role)
-            for role in ("pool", "validation", "test")
-        }
+        parts = {role: np.flatnonzero(roles == role) for role in ROLES}
     else:
         order = np.random.default_rng(EXAM_SEED).permutation(len(documents))
-        validation = max(2, round(VALIDATION_SHARE * len(order)))
-        test = max(2, round(TEST_SHARE * len(order)))
-        parts = {
-            "pool": np.sort(order[validation + test :]),
-            "validation": np.sort(order[:validation]),
-            "test": np.sort(order[validation : validation + test]),
-        }
+        held_out = [
+            max(2, round(s * len(order))) for s in (VALIDATION_SHARE, TEST_SHARE)
+        ]
+        validation, test, pool = np.split(order, np.cumsum(held_out))
+        parts = dict(zip(ROLES, map(np.sort, (pool, validation, test)), strict=True))
     for role, members in parts.items():
         if len(members) < 2:
             raise DatasetError(
@@ -321,11 +319,8 @@ def exam_documents(dataset: Dataset) -> dict[str, np.ndarray]:
 
 def document_rows(dataset: Dataset, members: np.ndarray) -> np.ndarray:
     """Concatenate the row numbers of the given documents, in the given order."""
-    starts = dataset.documents["start"].to_numpy()[members]
-    stops = dataset.documents["stop"].to_numpy()[members]
-    return np.concatenate(
-        [np.arange(*span) for span in zip(starts, stops, strict=True)]
-    )
+    spans = dataset.documents[["start", "stop"]].to_numpy()[members]
+    return np.concatenate([np.arange(*span) for span in spans])
 
 
 def cut_windows(
@@ -368,15 +363,17 @@ def make_split(
     Raises
     ------
     DatasetError
-        If the pool is smaller than `size` or a part has no window.
+        If `size`, `seed` or `context` is no whole number or too small, the pool is
+        smaller than `size`, or a part has no window.
     ValueError
         If the protocol's name is unknown.
     """
-    if isinstance(protocol, str):
-        if protocol not in PROTOCOLS:
-            raise ValueError(
-                f"unknown protocol {protocol!r}, expected one of {list(PROTOCOLS)}."
-            )
+    check_whole(1, size=size, context=context)
+    check_whole(0, seed=seed)
+    names = list(PROTOCOLS)
+    if not isinstance(protocol, Protocol) and protocol not in names:
+        raise ValueError(f"unknown protocol {protocol!r}, expected one of {names}.")
+    if not isinstance(protocol, Protocol):
         protocol = PROTOCOLS[protocol]
     parts = exam_documents(dataset)
     pool = parts["pool"]
@@ -388,19 +385,15 @@ def make_split(
             f"size {size:,} is larger than the {len(stream):,} vectors that "
             f"{dataset.folder} has for training; choose a smaller size."
         )
-    train = cut_windows(
-        dataset, stream[: max(size, 0)], context, protocol.within_documents
-    )
+    train = cut_windows(dataset, stream[:size], context, protocol.within_documents)
     if protocol.document_validation:
         rows = document_rows(dataset, parts["validation"])
         validation = cut_windows(dataset, rows, context, True)
     else:
         order = np.random.default_rng([seed, 1]).permutation(len(train))
         held_out = max(1, round(HELD_OUT_WINDOWS * len(train)))
-        train, validation = (
-            train[np.sort(order[held_out:])],
-            train[np.sort(order[:held_out])],
-        )
+        validation = train[np.sort(order[:held_out])]
+        train = train[np.sort(order[held_out:])]
     rows = document_rows(dataset, parts["test"])
     split = Split(train, validation, cut_windows(dataset, rows, context, True))
     for part in ("train", "validation", "test"):
@@ -410,3 +403,25 @@ def make_split(
                 f"size {size:,}: use a larger size or longer documents."
             )
     return split
+
+
+def describe(dataset: Dataset, split: Split) -> pd.DataFrame:
+    """Count what each part of a split holds.
+
+    Returns
+    -------
+    DataFrame
+        `part`; `windows`; `documents` and `vectors` that occur in them; `crossing`,
+        windows that run across the end of a document; `seen_in_training`, vectors that
+        training windows hold too (missing for train itself).
+    """
+    parts = vars(split)
+    documents = [dataset.document_of(windows) for windows in parts.values()]
+    vectors = [np.unique(windows) for windows in parts.values()]
+    seen = [int(np.isin(rows, vectors[0]).sum()) for rows in vectors]
+    table = {"part": list(parts), "windows": list(map(len, parts.values()))}
+    table["documents"] = [len(np.unique(members)) for members in documents]
+    table["vectors"] = list(map(len, vectors))
+    table["crossing"] = [int((d[:, 0] != d[:, -1]).sum()) for d in documents]
+    table["seen_in_training"] = pd.array([pd.NA, *seen[1:]], dtype="Int64")
+    return pd.DataFrame(table)
