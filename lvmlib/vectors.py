@@ -14,7 +14,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -78,10 +77,6 @@ class Dataset:
         """Hash of vectors.npy as dataset.json states it."""
         return self.info["sha256"]
 
-    @cached_property
-    def _stops(self) -> np.ndarray:
-        return self.documents["stop"].to_numpy()
-
     def gather(self, rows: np.ndarray) -> np.ndarray:
         """Return the float32 vectors of `rows`, shape (*rows.shape, D)."""
         vectors = self.vectors[rows].astype(np.float32)
@@ -91,7 +86,8 @@ class Dataset:
 
     def document_of(self, rows: np.ndarray) -> np.ndarray:
         """Return, for each row number, the position of its document in `documents`."""
-        return np.searchsorted(self._stops, rows, side="right")
+        stops = self.documents["stop"].to_numpy()
+        return np.searchsorted(stops, rows, side="right")
 
 
 def open_dataset(folder: str | Path = "", verify: bool = True) -> Dataset:
@@ -119,17 +115,14 @@ def open_dataset(folder: str | Path = "", verify: bool = True) -> Dataset:
         path = folder / "scales.npy"
         scales = np.array(_read_array(path, (info["n"],), ("float32",)))
         for row in np.flatnonzero(~(np.isfinite(scales) & (scales > 0))):
-            raise DatasetError(
-                f"{path} row {row} is {scales[row]}, expected a positive number: "
-                "encode that chunk again."
-            )
+            raise DatasetError(f"{path} row {row} is {scales[row]}, expected above 0.")
     documents = _read_documents(folder / "documents.csv", len(vectors))
     dataset = Dataset(folder, info, documents, vectors, scales)
     if verify:
         _check_rows(dataset)
         _check_hash(folder / "vectors.npy", info["sha256"])
         if scales is not None and info.get("sha256_scales"):
-            _check_hash(folder / "scales.npy", info["sha256_scales"])
+            _check_hash(path, info["sha256_scales"])
     return dataset
 
 
@@ -139,8 +132,8 @@ def _reading(path: Path, kind: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, EOFError) as error:  # pandas' and json's are, too
         raise DatasetError(
-            f"{path} cannot be read as {kind}, it is missing, truncated or something "
-            f"else ({error}): copy it again from the source."
+            f"{path} cannot be read as {kind} ({error}), it is missing, truncated or "
+            "something else: copy it again from the source."
         ) from None
 
 
@@ -200,7 +193,7 @@ def _read_documents(path: Path, n: int) -> pd.DataFrame:
         first = ids.index[ids == ids[second]][0]
         raise DatasetError(
             f"{path} lines {first + 2} and {second + 2} have the same document_id "
-            f"{ids[second]!r}: leave one out if it is the same document, else rename it."
+            f"{ids[second]!r}: leave out or rename one of them."
         )
     for role in documents["role"].unique() if "role" in documents else ():
         if role not in ROLES:
@@ -229,8 +222,7 @@ def _check_rows(dataset: Dataset, block: int = 8192) -> None:
         for row in np.flatnonzero(~(np.abs(norms - 1) <= NORM_TOLERANCE)):
             raise DatasetError(
                 f"{dataset.folder / 'vectors.npy'} row {start + row} has norm "
-                f"{norms[row]:.4g}, expected 1 within {NORM_TOLERANCE}: encode that "
-                "chunk again, or divide rows by norms."
+                f"{norms[row]:.4g}, expected 1 within {NORM_TOLERANCE}."
             )
 
 
@@ -238,17 +230,18 @@ def _check_hash(path: Path, expected: str) -> None:
     found = sha256(path)
     if found != expected:
         raise DatasetError(
-            f"{path} has SHA-256 {found[:12]}…, but dataset.json states "
-            f"{expected[:12]}…: the file was changed or damaged; copy it again."
+            f"{path} has SHA-256 {found[:9]}, but dataset.json states {expected[:9]}: "
+            "it was changed or damaged; copy it again."
         )
 
 
-def check_whole(name: str, value: Any, least: int) -> None:
-    """Raise DatasetError unless `value` is a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise DatasetError(
-            f"{name} is {value!r}, expected a whole number of at least {least}."
-        )
+def check_whole(least: int, **numbers: Any) -> None:
+    """Raise DatasetError unless all are whole numbers of at least `least`."""
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+            raise DatasetError(
+                f"{name} is {value!r}, expected a whole number of at least {least}."
+            )
 
 
 @dataclass(frozen=True)
@@ -375,14 +368,12 @@ def make_split(
     ValueError
         If the protocol's name is unknown.
     """
-    for name, value, least in (("size", size, 1), ("seed", seed, 0)):
-        check_whole(name, value, least)
-    check_whole("context", context, 1)
+    check_whole(1, size=size, context=context)
+    check_whole(0, seed=seed)
+    names = list(PROTOCOLS)
+    if not isinstance(protocol, Protocol) and protocol not in names:
+        raise ValueError(f"unknown protocol {protocol!r}, expected one of {names}.")
     if not isinstance(protocol, Protocol):
-        if protocol not in list(PROTOCOLS):
-            raise ValueError(
-                f"unknown protocol {protocol!r}, expected one of {list(PROTOCOLS)}."
-            )
         protocol = PROTOCOLS[protocol]
     parts = exam_documents(dataset)
     pool = parts["pool"]
