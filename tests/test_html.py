@@ -382,3 +382,47 @@ def test_fits_a_phone(page, tmp_path):
     page_width, table_width = re.search(r"<title>(\d+),(\d+)", dom).groups()
     assert int(page_width) <= 390
     assert int(table_width) > 390
+
+
+def test_details_are_folded_under_their_first_line():
+    page = export(
+        notebook(
+            new_markdown_cell("# Title\n\nText."),
+            new_markdown_cell(
+                "All of it\n\nMore text.", metadata={"tags": ["details"]}
+            ),
+            new_code_cell("1"),
+            new_markdown_cell("Also this", metadata={"tags": ["details"]}),
+            new_code_cell("2"),
+            new_markdown_cell("After."),
+        )
+    )
+    first, second = page.find_all("details", class_="details")
+    assert first.summary.text == "All of it"
+    assert "More text." in first.text
+    assert second.summary.text == "Also this"
+    assert "More text." not in second.text
+    assert not page.find(string="After.").find_parent("details")
+
+
+def test_pages_are_named_and_the_one_at_hand_is_marked():
+    exporter = ReportExporter(pages=[["index.html", "Answer"], ["a.html", "A"]])
+    exporter.here = "a.html"
+    nb = notebook(new_markdown_cell("# Title"))
+    page = BeautifulSoup(exporter.from_notebook_node(nb)[0], "html.parser")
+    links = page.find("nav", class_="pages").find_all("a")
+    assert [link["href"] for link in links] == ["index.html", "a.html"]
+    assert [link.get("aria-current") for link in links] == [None, "page"]
+
+
+def test_cells_of_wide_tables_know_their_heading():
+    head = "".join(f"<th>h{n}</th>" for n in range(5))
+    row = "<th>r</th>" + "<td>1</td>" * 4
+    html = f"<table><thead><tr>{head}</tr></thead><tbody><tr>{row}</tr></tbody></table>"
+    page = export_output(display({"text/html": html}))
+    box = page.find("div", class_="stacked")
+    assert box["tabindex"] == "0"
+    assert [c["data-label"] for c in box.tbody.find_all(["th", "td"])] == [
+        f"h{n}" for n in range(5)
+    ]
+    assert box.tbody.th["scope"] == "row"

@@ -20,11 +20,11 @@ import torch
 from tqdm import tqdm
 
 from lvmlib.files import atomic_path, write_json
+from lvmlib.gpu import resolve_precision
 from lvmlib.inference import resolve_device
 from lvmlib.models import unknown_name
 from lvmlib.progress import notebook_line
 from lvmlib.recipe import PRECISIONS
-from lvmlib.gpu import resolve_precision
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
