@@ -13,7 +13,12 @@ from typing import Any
 import pandas as pd
 
 from lvmlib.corpus.archives import import_npz
-from lvmlib.corpus.encoding import DEFAULT_ENCODER, encode_chunks, load_encoder
+from lvmlib.corpus.encoding import (
+    DEFAULT_ENCODER,
+    encode_chunks,
+    encoder_name,
+    load_encoder,
+)
 from lvmlib.corpus.sources import SourceError
 from lvmlib.corpus.text import MIN_CHUNKS, chunk, read_articles
 from lvmlib.corpus.writing import write_dataset
@@ -64,7 +69,7 @@ def _asked(
     """Return what decides a built dataset, as dataset.json keeps it."""
     return {
         "source": Path(source).name or source,
-        "encoder": encoder,
+        "encoder": encoder_name(encoder),
         "chunk_characters": chunk_characters,
         "max_documents": max_documents,
     }
@@ -118,7 +123,7 @@ def build(
         "name": Path(output).name,
         "source": Path(source).name or source,
         "licence": "that of the source",
-        "encoder": model.info | {"name": encoder},
+        "encoder": model.info,
         "chunking": {
             "unit": "whole sentences packed within a paragraph",
             "mean_characters_wanted": chunk_characters,

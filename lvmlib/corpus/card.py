@@ -6,7 +6,6 @@ import gzip
 import json
 import tempfile
 import time
-from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +53,7 @@ def origin(dataset: Dataset) -> pd.DataFrame:
     for key, value in dataset.info.items():
         if isinstance(value, dict):
             value = ", ".join(f"{k}: {v}" for k, v in value.items())
-        rows.append((key, escape(str(value))))
+        rows.append((key, str(value)))
     return pd.DataFrame(rows, columns=["entry", "value"])
 
 
@@ -72,10 +71,10 @@ def examples(
     rows = []
     for window in chosen:
         title = dataset.documents["title"].iloc[dataset.document_of(window[-1])]
-        row = {"document": escape(title), "rows": f"{window[0]}–{window[-1]}"}
+        row = {"document": title, "rows": f"{window[0]}–{window[-1]}"}
         if chunks:
-            row["context"] = "<br>".join(escape(chunks[r]) for r in window[:-1])
-            row["next"] = escape(chunks[window[-1]])
+            row["context"] = " ¶ ".join(chunks[r] for r in window[:-1])
+            row["next"] = chunks[window[-1]]
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -136,7 +135,7 @@ def baseline_table(dataset: Dataset, size: int) -> pd.DataFrame:
     fitted = evaluation.fit_baselines(dataset, split.train, split.validation)
     return pd.DataFrame(
         [
-            (name, evaluation.baseline_cosine(baseline, dataset, split.test).mean())
+            (name, evaluation.mean_cosine(baseline, dataset, split.test))
             for name, baseline in fitted.items()
         ],
         columns=["baseline", "test cosine"],
@@ -274,21 +273,25 @@ def _sample(rows: np.ndarray, most: int = SAMPLED, seed: int = 0) -> np.ndarray:
     return rows[np.sort(chosen)]
 
 
-def fitness(dataset: Dataset, lags: pd.DataFrame, repeated: pd.DataFrame) -> list[str]:
-    """Return the reasons why a dataset is unfit for the study; none: it is fit."""
-    reasons = []
-    mean = lags.set_index("lag")["mean"]
-    if 1 not in mean or 0 not in mean or mean[1] < mean[0] + 0.05:
-        reasons.append(
-            "neighbouring chunks are hardly nearer than random ones: the order of the "
-            "rows may be lost, or the encoder does not fit the text"
-        )
-    across = repeated[repeated["vectors of"] == "test"]["near duplicates, share"].max()
-    if across > 0.05:
-        reasons.append(
-            f"{across:.0%} of the test vectors have a near duplicate outside"
-        )
+def fitness(
+    dataset: Dataset, lags: pd.DataFrame, repeated: pd.DataFrame
+) -> pd.DataFrame:
+    """Check whether a dataset is fit for the study.
+
+    Returns
+    -------
+    DataFrame
+        check, found, needed, fit: "gap" (mean cosine of neighbours − of random pairs,
+        at least), "repeated" (share of the test vectors with a near duplicate
+        elsewhere, at most), "documents" (test documents, at least).
+    """
+    mean = lags.set_index("lag")["mean"].reindex([0, 1])
+    of_test = repeated[repeated["vectors of"] == "test"]
+    repeats = of_test["near duplicates, share"].max()
     tested = len(exam_documents(dataset)["test"])
-    if tested < 20:
-        reasons.append(f"only {tested} test documents: intervals will be wide")
-    return reasons
+    rows = [
+        ("gap", mean[1] - mean[0], 0.05, mean[1] - mean[0] >= 0.05),
+        ("repeated", repeats, 0.05, repeats <= 0.05),
+        ("documents", float(tested), 20.0, tested >= 20),
+    ]
+    return pd.DataFrame(rows, columns=["check", "found", "needed", "fit"])

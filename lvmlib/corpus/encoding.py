@@ -10,6 +10,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import sys
+import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +26,15 @@ from lvmlib.files import atomic_path, write_json
 from lvmlib.gpu import resolve_precision
 from lvmlib.inference import resolve_device
 from lvmlib.models import unknown_name
-from lvmlib.progress import notebook_line
 from lvmlib.recipe import PRECISIONS
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 DEFAULT_ENCODER = "sentence-transformers/all-mpnet-base-v2"
+
+
+SECONDS_BETWEEN_LINES = 20
 
 
 class EncoderError(ValueError):
@@ -130,7 +135,7 @@ def load_encoder(
     for parameter in model.parameters():
         weights.update(parameter.detach().cpu().contiguous().numpy())
     info = {
-        "name": name,
+        "name": encoder_name(name),
         "dim": len(model.encode("A first sentence.", show_progress_bar=False)),
         "max_tokens": model.max_seq_length,
         "precision": resolve_precision(precision, where),
@@ -140,7 +145,14 @@ def load_encoder(
     return Encoder(model, info)
 
 
+def encoder_name(name: str) -> str:
+    """Return a model's name; of a local folder its last part, which is no machine's."""
+    return Path(name).resolve().name if Path(name).is_dir() else name
+
+
 def _load_model(name: str, device: torch.device) -> SentenceTransformer:
+    # Its progress bars want widgets; ours needs none.
+    warnings.filterwarnings("ignore", message="IProgress not found")
     import huggingface_hub  # seconds of imports that only encoding needs
     import transformers
     from sentence_transformers import SentenceTransformer
@@ -217,7 +229,7 @@ class Encoded:
 
 
 def encode_chunks(
-    chunks: Sequence[str], encoder: Encoder, shards: str | Path, shard_size: int = 2048
+    chunks: Sequence[str], encoder: Encoder, shards: str | Path, shard_size: int = 256
 ) -> Encoded:
     """Encode chunks into shards of float16 vectors, each distinct text once.
 
@@ -272,17 +284,22 @@ def _is_finished(shard: Path) -> bool:
 
 
 class _Bar(tqdm):
-    """A bar on a terminal, one line that is rewritten in a notebook, else silent."""
+    """A bar on a terminal; elsewhere a line now and then, with rate and time left.
+
+    On standard error: `papermill --log-output` passes it on, pages fold it away.
+    """
 
     def __init__(self, total: int) -> None:
-        self.line = notebook_line()
-        how = {"file": io.StringIO(), "disable": False} if self.line else {}
-        how = {"disable": None, "mininterval": 1, "desc": "encoding"} | how
-        super().__init__(total=total, unit=" chunks", **how)
+        self.plain = not sys.stderr.isatty()
+        how = {"file": io.StringIO()} if self.plain else {}
+        super().__init__(total=total, unit=" chunks", desc="encoding", **how)
+        self.said = time.monotonic()
 
     def update(self, n: int = 1) -> bool | None:
         """Move on by `n` chunks."""
         shown = super().update(n)
-        if self.line and (shown or self.n >= self.total):
-            self.line.update({"text/plain": str(self)}, raw=True)
+        late = time.monotonic() > self.said + SECONDS_BETWEEN_LINES
+        if self.plain and (late or self.n >= self.total):
+            print(str(self), file=sys.stderr, flush=True)
+            self.said = time.monotonic()
         return shown
