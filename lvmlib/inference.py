@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from lvmlib.models import evaluation_mode, unknown_name
-from lvmlib.vectors import Dataset
+from lvmlib.vectors import NORM_TOLERANCE, Dataset
 
 BLOCK = 1024  # windows at a time, so that memory does not grow with the input
 
@@ -86,13 +86,15 @@ def predict(
             f"context has vectors of dimension {context.shape[-1]}, but this "
             f"{model.architecture} was trained on {dim}."
         )
-    if (context.norm(dim=-1) == 0).any():
+    norm = context.double().norm(dim=-1, keepdim=True)
+    if not norm.all():
         raise ValueError(
             "context holds a zero vector, which no text has; leave it out."
         )
-    context = functional.normalize(context.float(), dim=-1)
+    unit = (context / norm).float()
+    context = torch.where((norm - 1).abs() <= NORM_TOLERANCE, context.float(), unit)
     windows = context if context.ndim == 3 else context[None]
-    unit = np.empty((len(windows), dim), np.float32)
+    found = np.empty((len(windows), dim), np.float32)
     place = next(model.parameters()).device
     target = resolve_device(device)
     with evaluation_mode(model), torch.inference_mode():
@@ -101,10 +103,10 @@ def predict(
             for start in range(0, len(windows), BLOCK):
                 block = windows[start : start + BLOCK].to(target, torch.float32)
                 raw = model(block)
-                unit[start : start + BLOCK] = functional.normalize(raw, dim=-1).cpu()
+                found[start : start + BLOCK] = functional.normalize(raw, dim=-1).cpu()
         finally:
             model.to(place)
-    return unit if context.ndim == 3 else unit[0]
+    return found if context.ndim == 3 else found[0]
 
 
 def predict_windows(

@@ -48,6 +48,7 @@ from lvmlib.weights import PRETRAINED, load_weights, save_weights
 # Of a run's scores by window: what a page reads.
 COLUMNS = ["document", "row", "cosine", "contrastive", "rank_document", "rank_all"]
 ANSWER, ANSWER_ENDS = "<!-- answer -->", "<!-- answer ends -->"
+UP = [["index.html", "Answer"]]  # where a run's page leads
 SMALL_FILES = ("test.parquet", "history.csv", "run.json")  # last: then a run is done
 
 
@@ -197,9 +198,7 @@ def render_run_pages(table: pd.DataFrame, study: str | Path, report: Path) -> No
         if not notebook.exists():  # restored: its page was published with it
             continue
         if not page.exists() or page.stat().st_mtime < notebook.stat().st_mtime:
-            render_page(
-                notebook, page, [["index.html", "Answer"], ["runs.html", "Runs"]]
-            )
+            render_page(notebook, page, UP)
 
 
 def render(report: Path, study: Path) -> None:
@@ -285,7 +284,7 @@ def main() -> None:
     parser.add_argument("--page", nargs=2, type=Path, help="one notebook, one page")
     arguments = parser.parse_args()
     if arguments.page:
-        render_page(*arguments.page, [["index.html", "Answer"], ["runs.html", "Runs"]])
+        render_page(*arguments.page, UP)
         return
     if not arguments.study:  # make rebuild, without STUDY=
         parser.error("name a study, such as: make rebuild STUDY=reference")

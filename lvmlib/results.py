@@ -494,9 +494,9 @@ def ranking(runs: pd.DataFrame) -> pd.DataFrame:
         )
     levels = baseline_means(runs)
     for name in levels if rows else ():
-        means = levels[name].reindex([small, large])
-        row = {"name": name, "kind": "baseline", "large": means[large]}
-        row |= {"small": means[small], "change": means[large] - means[small]}
+        before, after = (levels[name].get(size, np.nan) for size in (small, large))
+        row = {"name": name, "kind": "baseline", "large": after}
+        row |= {"small": before, "change": after - before}
         rows.append(row)
     columns = ["name", "kind", "best_rank", "worst_rank", "small", "large", "change"]
     columns += ["change_low", "change_high", "verdict", "skill"]

@@ -109,9 +109,12 @@ def train(
     """
     folder = Path(folder)
     checkpoint = folder / "checkpoint.pt"
-    if not any(parameter.requires_grad for parameter in model.parameters()):
+    begun = _read_checkpoint(checkpoint, identity)
+    started = time.monotonic()
+    if begun is None and hasattr(model, "fit"):
         model.fit(dataset, split)
-        return _keep_fitted(model, dataset, split, folder)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        return _keep_fitted(model, dataset, split, folder, started)
     fabric = fabric or make_fabric(recipe)
     device = fabric.device
     gather = make_gather(dataset, device)
@@ -119,11 +122,7 @@ def train(
     total = total_steps(recipe, len(split.train))
     scheduler = _make_scheduler(recipe, optimizer, total)
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
-    state = _resume(checkpoint, parts, identity, device)
-    if state is None:
-        state = State()
-        if hasattr(model, "fit"):
-            model.fit(dataset, split)
+    state = _resume(begun, checkpoint, parts, device) if begun else State()
     state.totals = state.totals.to(device)
     gradients = differentiate
     if device.type == "cuda" and fabric.world_size == 1:
@@ -165,10 +164,9 @@ def train(
 
 
 def _keep_fitted(
-    model: nn.Module, dataset: Dataset, split: Split, folder: Path
+    model: nn.Module, dataset: Dataset, split: Split, folder: Path, started: float
 ) -> pd.DataFrame:
     """Save a model that nothing is left to train of; its history has one row."""
-    started = time.monotonic()
     row = {"epoch": 1, "step": 0, "learning_rate": 0.0}
     for part, windows in (("train", split.train), ("validation", split.validation)):
         loss, cosine = _sums(model, dataset, windows) / len(windows)
@@ -361,27 +359,38 @@ def _save_checkpoint(
         torch.save(content, temporary)
 
 
-def _resume(
-    path: Path, parts: dict[str, Any], identity: str, device: torch.device
-) -> State | None:
+def _read_checkpoint(path: Path, identity: str) -> dict[str, Any] | None:
+    """Return a checkpoint's content, or None if there is none of this identity."""
     if not path.exists():
         return None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        if content["identity"] != identity:
-            return None
+        return content if content["identity"] == identity else None
+    except Exception as error:  # torch raises a dozen types for damaged files
+        raise _damaged(path, error) from error
+
+
+def _resume(
+    content: dict[str, Any], path: Path, parts: dict[str, Any], device: torch.device
+) -> State:
+    """Put everything where the checkpoint had it."""
+    try:
         for name, part in parts.items():
             part.load_state_dict(content[name])
         state = State(**content["state"])
-    except Exception as error:  # torch raises a dozen types for damaged files
-        raise TrainingError(
-            f"{path} cannot be read ({type(error).__name__}): delete it to start this "
-            "run again from the beginning."
-        ) from error
-    torch.set_rng_state(content["random"])
+        torch.set_rng_state(content["random"])
+    except Exception as error:
+        raise _damaged(path, error) from error
     if device.type == "cuda" and "random_cuda" in content:
         torch.cuda.set_rng_state(content["random_cuda"])
     return state
+
+
+def _damaged(path: Path, error: Exception) -> TrainingError:
+    return TrainingError(
+        f"{path} cannot be read ({type(error).__name__}): delete it to start this run "
+        "again from the beginning."
+    )
 
 
 def _load_best(model: nn.Module, state: State, folder: Path) -> None:

@@ -105,4 +105,6 @@ def test_unknown_devices_get_the_nearest():
 
 def test_vectors_of_another_length_are_divided_by_it(model, context):
     expected = predict(model, context)
-    np.testing.assert_allclose(predict(model, 30 * context), expected, atol=1e-6)
+    for factor in (30, 1e-20, 1e25, 1e-30):
+        scaled = factor * context.astype(np.float64)
+        np.testing.assert_allclose(predict(model, scaled), expected, atol=1e-6)

@@ -21,9 +21,10 @@ ROOT = Path(__file__).parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
 RUNTIME = [Requirement(text) for text in PROJECT["dependencies"]]
+CORPUS = [Requirement(text) for text in PROJECT["optional-dependencies"]["corpus"]]
 TEST = [Requirement(text) for text in PROJECT["optional-dependencies"]["test"]]
 BUILD = [Requirement(text) for text in PYPROJECT["build-system"]["requires"]]
-DECLARED = {canonicalize_name(r.name): r for r in RUNTIME + TEST + BUILD}
+DECLARED = {canonicalize_name(r.name): r for r in RUNTIME + CORPUS + TEST + BUILD}
 LOCK = {
     canonicalize_name(name): version
     for name, version in re.findall(
@@ -56,7 +57,7 @@ def imported_names(path: Path) -> set[str]:
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             names.add(node.module.split(".")[0])
-    own = {"lvmlib", "conftest", "studies"}
+    own = {"lvmlib", "conftest", "studies", "cells", "control", "measuring"}
     return names - set(sys.stdlib_module_names) - own - OPTIONAL
 
 
@@ -68,7 +69,8 @@ def distributions(paths: list[Path]) -> set[str]:
     return {canonicalize_name(OWNERS[name][0]) for name in names}
 
 
-PRODUCT = [*ROOT.glob("lvmlib/**/*.py"), *ROOT.glob("notebooks/*.ipynb")]
+PRODUCT = [*ROOT.glob("lvmlib/**/*.py"), *ROOT.glob("notebooks/**/[!.]*.ipynb")]
+PRODUCT += ROOT.glob("notebooks/benchmark/*.py")
 PRODUCT += [ROOT / "Snakefile"]
 TESTS = sorted(ROOT.glob("tests/**/*.py"))
 
@@ -76,13 +78,15 @@ TESTS = sorted(ROOT.glob("tests/**/*.py"))
 @pytest.mark.parametrize("path", [*PRODUCT, *TESTS], ids=lambda path: path.name)
 def test_imports_are_declared(path):
     declared = RUNTIME + (TEST if path in TESTS else [])
+    declared += CORPUS if path.parent.name == "corpus" else []
     assert distributions([path]) <= {canonicalize_name(r.name) for r in declared}
 
 
 def test_dependencies_are_used():
     runtime = {canonicalize_name(r.name) for r in RUNTIME}
-    assert runtime == distributions(PRODUCT) | BY_NAME
-    assert set(DECLARED) - runtime <= distributions(TESTS) | PLUGINS | CARRIERS
+    corpus = {canonicalize_name(r.name) for r in CORPUS}
+    assert runtime | corpus == distributions(PRODUCT) | BY_NAME
+    assert set(DECLARED) - runtime - corpus <= distributions(TESTS) | PLUGINS | CARRIERS
 
 
 @pytest.mark.parametrize("requirement", DECLARED.values(), ids=str)
@@ -163,3 +167,10 @@ def test_ruff(arguments):
     command = [sys.executable, "-m", "ruff", *arguments]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_without_the_extra_everything_else_is_imported():
+    """The corpus is a closed room: nothing outside asks for its packages."""
+    rooms = [p for p in ROOT.glob("lvmlib/**/*.py") if p.parent.name != "corpus"]
+    assert not distributions(rooms) & {canonicalize_name(r.name) for r in CORPUS}
+    assert not [p for p in rooms if "lvmlib.corpus" in p.read_text()]

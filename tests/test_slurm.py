@@ -29,6 +29,6 @@ def test_the_profile_gives_every_run_its_limits(tmp_path):
     assert result.returncode == 0, result.stdout + result.stderr
     limits = yaml.safe_load((PROFILE / "config.yaml").read_text())["default-resources"]
     planned = re.findall(r"rule \w+_seed0:.*?resources: ([^\n]*)", result.stdout, re.S)
-    assert len(planned) == 10
+    assert len(planned) == 12
     for resources in planned:
         assert {f"{k}={v}" for k, v in limits.items()} <= set(resources.split(", "))

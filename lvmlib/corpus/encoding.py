@@ -26,7 +26,6 @@ from lvmlib.files import atomic_path, write_json
 from lvmlib.gpu import resolve_precision
 from lvmlib.inference import resolve_device
 from lvmlib.models import unknown_name
-from lvmlib.recipe import PRECISIONS
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 DEFAULT_ENCODER = "sentence-transformers/all-mpnet-base-v2"
 
 
+PRECISIONS = ("auto", "32-true", "bf16-mixed")
 SECONDS_BETWEEN_LINES = 20
 
 

@@ -100,10 +100,11 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
         ``trainable`` (or fitted) and ``with_buffers``. They differ for the transformer,
         whose position table is a buffer.
     """
-    trainable = sum(p.numel() for p in model.parameters())
+    every = sum(p.numel() for p in model.parameters())
+    trainable = getattr(model, "kept", every)
     return {
         "trainable": trainable,
-        "with_buffers": trainable + sum(b.numel() for b in model.buffers()),
+        "with_buffers": every + sum(b.numel() for b in model.buffers()),
     }
 
 

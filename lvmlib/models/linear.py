@@ -150,6 +150,16 @@ class Linear(nn.Module):
         if kind in RIDGES:
             self.matrix = fixed(context * dim, dim)
 
+    @property
+    def kept(self) -> int:
+        """How many numbers this kind has to keep, of those that it could."""
+        weights, constant = self.weights.numel(), self.constant.numel()
+        if self.kind in RIDGES:
+            added = weights if self.kind == "ridge_to_weights" else 0
+            return self.matrix.numel() + constant + added
+        counts = {"weights": weights, "mean_vector": constant}
+        return (counts | {"weights_and_mean": weights + constant}).get(self.kind, 0)
+
     @staticmethod
     def sizes_of(state: dict[str, torch.Tensor]) -> dict[str, int | str]:
         """Return the sizes that a weight file's shapes tell."""

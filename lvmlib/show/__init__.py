@@ -5,7 +5,6 @@ Nothing here says anything about a result: the words are the notebook's.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Collection, Iterable, Mapping
 from html import escape
 
@@ -114,6 +113,7 @@ def table(
     """
     if frame.empty:
         return
+    frame = frame.rename(columns=str)
     texts, labels = {}, labels or {}
     places = digits if isinstance(digits, Mapping) else {}
     usual = 4 if isinstance(digits, Mapping) else digits
@@ -132,7 +132,7 @@ def table(
             cells = [NONE if pd.isna(x) else str(x) for x in frame[name]]
         else:
             cells = [_text(name, x, places_of, name in signed) for x in frame[name]]
-        texts[labels.get(name, name.replace("_", " "))] = cells
+        texts[escape(labels.get(name, name.replace("_", " ")))] = cells
     shown = pd.DataFrame(texts)
     shown = shown.set_index(shown.columns[0])
     shown = shown.rename_axis(index=None, columns=shown.index.name)
@@ -155,4 +155,5 @@ def _text(name: str, value: object, digits: int, signed: bool) -> str:
         return str(value) if named else number(value, 0, signed)
     if isinstance(value, float | np.floating):
         return number(value, digits, signed)
-    return escape(textwrap.shorten(str(value), LONGEST, placeholder=" …"))
+    text = " ".join(str(value).split())
+    return escape(text if len(text) <= LONGEST else f"{text[:LONGEST]} …")

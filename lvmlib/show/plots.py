@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from colorsys import hls_to_rgb
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -19,7 +21,7 @@ from lvmlib.runs import Run
 from lvmlib.statistics import MARGIN, clustered_interval
 from lvmlib.training import GRADIENT_NORM_LIMIT
 
-NETWORK, BASELINE, MUTED = "#0173b2", "#de8f05", "0.55"  # colour-blind safe
+NETWORK, BASELINE, MUTED = "#3b4cc0", "#8c6d31", "0.55"  # of no single model
 ARMS = {"epochs": "equal epochs", "steps": "equal updates"}
 # A model has one colour in all figures of all studies (Okabe & Ito's, seaborn's).
 COLOURS = {
@@ -28,19 +30,26 @@ COLOURS = {
     "gru": "#029e73",
     "transformer": "#cc78bc",
     "graphmert": "#d55e00",
-    "linear": "#1f1f1f",
+    "linear": "#7a5195",
     "context_average": "#949494",
     "six_numbers": "#6b6b6b",
     "ridge": "#2f2f2f",
 }
-OTHERS = ("#56b4e9", "#ca9161", "#fbafe4", "#ece133")
 MARKERS = dict(zip(COLOURS, "osD^vPX*h", strict=True))
 
 
 def colour(name: str) -> str:
     """Return a model's colour; the entry gru-half-rate has its architecture's."""
     base = name.partition("-")[0]
-    return COLOURS.get(base) or OTHERS[zlib.crc32(base.encode()) % len(OTHERS)]
+    if base in COLOURS:
+        return COLOURS[base]
+    hue = zlib.crc32(name.encode()) % 360 / 360  # a colour of its own, always the same
+    return to_hex(hls_to_rgb(hue, 0.42, 0.6))
+
+
+def marker(name: str) -> str:
+    """Return a model's marker, as `colour`."""
+    return MARKERS.get(name.partition("-")[0], ".")
 
 
 def set_style() -> None:
@@ -159,7 +168,7 @@ def error_by_size(runs: pd.DataFrame) -> Figure:
             i = clustered_interval(*window_scores(cell))
             points.append((size, 1 - i.estimate, 1 - i.high, 1 - i.low))
         size, loss, low, high = np.array(points).T
-        style = {"color": colour(entry), "marker": MARKERS.get(entry, "."), "ms": 5}
+        style = {"color": colour(entry), "marker": marker(entry), "ms": 5}
         axes.errorbar(size, loss, [loss - low, high - loss], label=entry, **style)
     levels = baseline_means(runs)
     # Without the mean vector, whose line far above would press the others together.
@@ -186,11 +195,11 @@ def slopes(found: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(figsize=(6.5, 4.2))
     axes.axhline(0, color="0.4", lw=1)
     for n, (name, part) in enumerate(found.groupby("name", sort=False)):
-        middle = np.sqrt(part["smaller"] * part["larger"]) * 1.015 ** (n - 2)
+        middle = np.sqrt(part["smaller"] * part["larger"]) * 1.015**n
         value = part["per_doubling"]
         error = [value - part["per_doubling_low"], part["per_doubling_high"] - value]
         dashes = "-" if part["kind"].iloc[0] == "network" else "--"
-        style = {"color": colour(name), "marker": MARKERS.get(name, "."), "ms": 5}
+        style = {"color": colour(name), "marker": marker(name), "ms": 5}
         label = BASELINES.get(name, name)
         axes.errorbar(middle, value, error, ls=dashes, label=label, **style)
     sizes = sorted({*found["smaller"], *found["larger"]})

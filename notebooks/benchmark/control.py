@@ -88,17 +88,11 @@ def plain_transformer(model: nn.Module, context: Tensor) -> Tensor:
     return model.head(decoded[:, -1])
 
 
-def plain_graphmert(model: nn.Module, context: Tensor) -> Tensor:
-    """Run the model as it is: only its dropout has a fast form."""
-    return model(context)
-
-
 PLAIN = {
     "amn": plain_amn,
     "lstm": plain_lstm,
     "gru": plain_gru,
     "transformer": plain_transformer,
-    "graphmert": plain_graphmert,
 }
 
 
@@ -163,7 +157,8 @@ def plain_model(
     if variant.layers:
         return model, model
     use_torch_dropout(model)
-    return model, lambda context: PLAIN[architecture](model, context)
+    plain = PLAIN.get(architecture)  # without one: as it is, with torch's dropout
+    return model, (lambda context: plain(model, context)) if plain else model
 
 
 def plain_optimizer(

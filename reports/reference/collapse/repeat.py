@@ -7,6 +7,8 @@ GPU from the project's folder; reports/reference/PLAN.md says what came of it.
 
     python repeat.py DATASET FOLDER whole
     python repeat.py DATASET FOLDER from 23000 LAST
+
+It watches the insides of the library as they were at commit e5ee744: run it there.
 """
 
 import sys
@@ -18,9 +20,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from lvmlib.parameters import Settings
 
 from lvmlib import build_model, make_split, open_dataset, training
-from lvmlib.recipe import Settings
 from lvmlib.study import read_study
 
 KEPT = (22_000, 23_000, 23_200)  # updates after which a checkpoint is kept
