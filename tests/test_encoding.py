@@ -85,7 +85,7 @@ def test_vectors_are_those_that_the_model_is_known_for(encoder):
 
 def test_info_identifies_the_encoder_by_its_weights(encoder, tmp_path):
     assert encoder.info | {"weights": ""} == {
-        "name": MODEL,
+        "name": "model",
         "dim": 384,
         "max_tokens": 160,
         "precision": "32-true",
@@ -271,8 +271,8 @@ def test_shards_of_another_encoder_are_refused_and_kept(encoder, tmp_path):
     before = shard_names(shards)
     other = {"name": "org/other", "weights": "ab" * 32}
     for change, found in (
-        (other, f"{MODEL}, at most 160 tokens, weights [0-9a-f]{{8}}"),
-        ({"max_tokens": 64}, f"{MODEL}, at most 160 tokens"),
+        (other, "model, at most 160 tokens, weights [0-9a-f]{8}"),
+        ({"max_tokens": 64}, "model, at most 160 tokens"),
     ):
         changed = replace(encoder, info=encoder.info | change)
         with pytest.raises(EncoderError, match=rf"another encoder \({found}") as caught:

@@ -222,7 +222,7 @@ def test_all_sizes_share_each_resample_of_documents():
     assert_allclose(got.draws["A"] / got.draws["E"], 0.9 / 0.4, rtol=1e-4)
     # The other form too is refitted to these very resamples.
     ratio = line.fit.parameters["b"] / got.fit.parameters["E"]
-    assert_allclose(line.draws["a"] / got.draws["E"], ratio, rtol=1e-4)
+    assert_allclose(line.draws["b"] / got.draws["E"], ratio, rtol=1e-4)
     low, high = got.interval("E")
     # The standard error of a ratio of sums, 60 documents clustered.
     totals = np.bincount(documents, difficulty - mean)
@@ -257,7 +257,7 @@ def test_two_curves_on_one_exam_share_each_resample_of_documents():
     level = {n: 1 - (logarithm(n) + difficulty) for n in SIZES.tolist()}
     better = {n: scores + 0.01 for n, scores in level.items() if n > 5_000}
     one, other = (
-        resample_curves(scores, np.arange(200), refits=50)["logarithm"].draws["a"]
+        1 - resample_curves(scores, np.arange(200), refits=50)["logarithm"].draws["a"]
         for scores in (level, better)
     )
     assert one.std() > 0.001
