@@ -207,7 +207,7 @@ def render(report: Path, study: Path) -> None:
     A notebook gets of `reported` (the original protocol's committed runs) and `plan`
     (reports/<study>/PLAN.md) what it has as a parameter and what is there.
     """
-    names = ["summary", *study_pages(report)]
+    names = ["summary", *study_pages(study)]
     pages = [["index.html", "Answer"]] + [[f"{n}.html", n.title()] for n in names[1:]]
     given = {"study": study.resolve()}
     others = {"reported": report.parent / "as_reported" / "runs"}

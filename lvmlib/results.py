@@ -114,11 +114,14 @@ def published_study() -> Path:
 
 
 def study_pages(path: str | Path) -> list[str]:
-    """Return the question pages of a study's report: `pages` of its YAML, else PAGES.
+    """Return the question pages of a study's report, as its plan or its YAML has them.
 
     `path` is a folder of runs, <runs>/<study> or reports/<study>/runs.
     """
     path = Path(path)
+    plan = read_json(path / "study.json") or {}
+    if "pages" in plan:
+        return plan["pages"]
     name = path.parent.name if path.name == "runs" else path.name
     file = project_folder() / "parameters" / f"{name}.yaml"
     content = yaml.safe_load(file.read_text()) if file.exists() else {}

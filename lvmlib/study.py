@@ -26,7 +26,7 @@ from lvmlib.recipe import (
     runs_root,
     total_steps,
 )
-from lvmlib.results import answers
+from lvmlib.results import PAGES, answers
 from lvmlib.vectors import open_dataset
 
 KEYS = ("title", "dataset", "protocol", "sizes", "seeds", "arms", "threads", "recipe")
@@ -86,6 +86,7 @@ class Study:
     runs: tuple[PlannedRun, ...]
     dataset_sha256: str
     threads: int  # of each run; runs beside each other share the cores
+    pages: tuple[str, ...] = PAGES  # of its report: notebooks, a question each
 
     @property
     def folder(self) -> Path:
@@ -96,6 +97,7 @@ class Study:
         """Keep the plan beside the runs, so that the summary knows what is missing."""
         plan = {
             "title": self.title,
+            "pages": list(self.pages),
             "runs": [
                 {
                     "folder": str(run.folder.relative_to(self.folder)),
@@ -144,7 +146,8 @@ def read_study(name: str, dataset: str = "") -> Study:
         raise ParameterError(f"{path}: {error}") from error
     title = content.get("title", path.stem)
     threads = content.get("threads", 1)
-    return Study(path.stem, title, tuple(runs), opened.sha256, threads)
+    pages = tuple(content.get("pages") or PAGES)
+    return Study(path.stem, title, tuple(runs), opened.sha256, threads, pages)
 
 
 class _Loader(yaml.SafeLoader):

@@ -82,7 +82,7 @@ def test_results_have_a_row_a_run(project):
 
 def test_what_was_published_is_not_trained_again(project, monkeypatch):
     folder, _ = project
-    study = STUDY | {"architectures": {"amn": {}}}
+    study = STUDY | {"architectures": {"amn": {}}, "pages": ["runs"]}
     (folder / "parameters" / "tiny.yaml").write_text(yaml.safe_dump(study))
     published = folder / "reports" / "tiny" / "runs"
     publish_runs(folder / "runs" / "tiny", published)
@@ -102,7 +102,8 @@ def test_a_changed_recipe_trains_again_and_only_once(project):
     folder, _ = project
     done = folder / "runs/tiny/amn/300/epochs/seed0/run.json"
     before = done.read_text()
-    study = STUDY | {"architectures": {"amn": {"learning_rate": 0.001}}, "sizes": [300]}
+    study = STUDY | {"architectures": {"amn": {"learning_rate": 0.001}}}
+    study |= {"sizes": [300], "pages": ["runs"]}
     (folder / "parameters" / "tiny.yaml").write_text(yaml.safe_dump(study))
     assert run(folder).returncode == 0
     assert done.read_text() != before
