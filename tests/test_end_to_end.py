@@ -10,8 +10,6 @@ import pytest
 import yaml
 from bs4 import BeautifulSoup
 
-from lvmlib.publish import publish_runs
-
 PROJECT = Path(__file__).parent.parent
 STUDY = {
     "title": "Tiny study",
@@ -78,24 +76,6 @@ def test_results_have_a_row_a_run(project):
     folder, _ = project
     results = pd.read_csv(folder / "reports/tiny/results.csv")
     assert results[["entry", "size"]].values.tolist() == [["amn", 300], ["amn", 600]]
-
-
-def test_what_was_published_is_not_trained_again(project, monkeypatch):
-    folder, _ = project
-    study = STUDY | {"architectures": {"amn": {}}, "pages": ["runs"]}
-    (folder / "parameters" / "tiny.yaml").write_text(yaml.safe_dump(study))
-    published = folder / "reports" / "tiny" / "runs"
-    publish_runs(folder / "runs" / "tiny", published)
-    monkeypatch.setenv("LVM_RUNS", str(folder / "elsewhere"))
-    done = run(folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"2 finished runs are taken from {published.relative_to(folder)}" in (
-        done.stdout
-    )
-    assert not list(folder.glob("elsewhere/tiny/**/model.safetensors"))
-    results = pd.read_csv(folder / "reports/tiny/results.csv")
-    assert results[["entry", "size"]].values.tolist() == [["amn", 300], ["amn", 600]]
-    shutil.rmtree(published)
 
 
 def test_a_changed_recipe_trains_again_and_only_once(project):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lvmlib import parameters
+from lvmlib import recipe
 from lvmlib.models import ARCHITECTURES
 from lvmlib.recipe import (
     ParameterError,
@@ -315,8 +315,8 @@ def test_runs_are_kept_in_the_project_or_where_lvm_runs_says(
     monkeypatch.delenv("LVM_RUNS")
     project = tmp_path / "project"
     (project / "parameters").mkdir(parents=True)
-    monkeypatch.setattr(parameters, "__file__", str(project / "lvmlib/parameters.py"))
-    assert parameters.runs_root() == project / "runs"
+    monkeypatch.setattr(recipe, "__file__", str(project / "lvmlib/parameters.py"))
+    assert recipe.runs_root() == project / "runs"
     (project / "parameters").rmdir()
     monkeypatch.chdir(tmp_path)
-    assert parameters.runs_root() == tmp_path / "runs"
+    assert recipe.runs_root() == tmp_path / "runs"

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import tempfile
-import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,7 +16,6 @@ from lvmlib.vectors import (
     document_rows,
     exam_documents,
     make_split,
-    open_dataset,
 )
 
 LAGS = 10
@@ -222,48 +218,6 @@ def document_map(dataset: Dataset) -> pd.DataFrame:
     table["title"] = dataset.documents["title"].to_numpy()
     table.attrs["explained"] = float((values[:2] ** 2).sum() / (values**2).sum())
     return table
-
-
-def growth(dim: int = 768) -> pd.DataFrame:
-    """Measure what opening and sampling cost as the number of vectors grows.
-
-    Synthetic folders of equal rows, with documents of 100 vectors, in the page cache:
-    milliseconds to open (without reading every vector), to cut the windows, and per
-    batch of 256 windows gathered (median of 20, so that one stall does not count).
-    """
-    table = []
-    with tempfile.TemporaryDirectory() as folder:
-        for n in (10_000, 100_000, 1_000_000):
-            place = Path(folder) / str(n)
-            _synthetic(place, n, dim)
-            clock = [time.perf_counter()]
-            dataset = open_dataset(place, verify=False)
-            clock.append(time.perf_counter())
-            split = make_split(dataset, "controlled", n // 2)
-            clock.append(time.perf_counter())
-            order = np.random.default_rng(0).permutation(len(split.train))
-            for start in range(0, 256 * 20, 256):
-                dataset.gather(split.train[order[start : start + 256]])
-                clock.append(time.perf_counter())
-            opened, cut, *batches = 1000 * np.diff(clock)
-            table.append((n, n // 100, opened, cut, np.median(batches)))
-    columns = ["vectors", "documents", "open, ms", "cut windows, ms", "batch, ms"]
-    return pd.DataFrame(table, columns=columns)
-
-
-def _synthetic(place: Path, n: int, dim: int) -> None:
-    place.mkdir()
-    vectors = np.lib.format.open_memmap(place / "vectors.npy", "w+", np.int8, (n, dim))
-    vectors[:] = 1  # written out, so that pages are read from the cache, as in training
-    vectors.flush()
-    np.save(place / "scales.npy", np.ones(n, dtype=np.float32))
-    starts = np.arange(0, n, 100)
-    documents = {"document_id": starts, "title": starts, "start": starts}
-    pd.DataFrame(documents | {"stop": starts + 100}).to_csv(
-        place / "documents.csv", index=False
-    )
-    info = {"name": "synthetic", "n": n, "dim": dim, "sha256": ""}
-    (place / "dataset.json").write_text(json.dumps(info))
 
 
 def _sample(rows: np.ndarray, most: int = SAMPLED, seed: int = 0) -> np.ndarray:
