@@ -348,7 +348,7 @@ def test_widgets_and_scripts_leave_no_trace():
 def test_command_line(report, tmp_path):
     nbformat.write(report, tmp_path / "run.ipynb")
     command = [sys.executable, "-m", "nbconvert", "--log-level=WARN"]
-    command += ["--to", "lvmlib.pages.html.ReportExporter", tmp_path / "run.ipynb"]
+    command += ["--to", "lvmlib.show.html.ReportExporter", tmp_path / "run.ipynb"]
     command += ["--output", "index.html", "--output-dir", tmp_path / "reports"]
     root = Path(__file__).parents[1]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
