@@ -463,7 +463,10 @@ def slopes(runs: pd.DataFrame) -> pd.DataFrame:
                 row |= {"steps_smaller": before["steps"].mean()}
                 row |= {"steps_larger": after["steps"].mean()}
             rows.append(row)
-    return pd.DataFrame(rows)
+    columns = ["name", "kind", "smaller", "larger", "change", "change_low"]
+    columns += ["change_high", "seeds", "per_doubling", "per_doubling_low"]
+    columns += ["per_doubling_high", "steps_smaller", "steps_larger"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 # --- networks and baselines beside each other ----------------------------------------
