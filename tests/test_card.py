@@ -2,6 +2,7 @@ import gzip
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,14 @@ from lvmlib.vectors import DatasetError, make_split, open_dataset
 @pytest.fixture(scope="module")
 def sample():
     return open_dataset()
+
+
+def test_origin_shows_no_path_of_the_machine_that_built_it(sample):
+    encoder = {"name": "/home/someone/models/minilm", "dim": 384}
+    info = {"name": "x", "encoder": encoder, "source": "/data/a.jsonl"}
+    shown = card.origin(replace(sample, info=info)).set_index("entry")["value"]
+    assert shown["encoder"] == "name: minilm, dim: 384"
+    assert shown["source"] == "a.jsonl"
 
 
 def test_counts_add_up_to_the_dataset(sample):

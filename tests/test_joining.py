@@ -157,9 +157,15 @@ def refuse(parts, output, match):
     assert not output.exists()
 
 
-@pytest.mark.parametrize("share", [0, -0.5, 1.01, float("nan")])
+@pytest.mark.parametrize("share", [0, -0.5, 1.01, float("nan"), None])
 def test_a_share_that_is_none(tmp_path, part, share):
     refuse([(part("a"), share)], tmp_path / "out", f"a has the share {share}, expected")
+
+
+@pytest.mark.parametrize("seed", [-1, "0", None])
+def test_a_seed_that_is_none(tmp_path, part, seed):
+    with pytest.raises(DatasetError, match="seed is"):
+        join_datasets([(part("a"), 1)], tmp_path / "out", "mixed", seed)
 
 
 def test_no_parts(tmp_path):

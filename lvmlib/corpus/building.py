@@ -15,6 +15,7 @@ import pandas as pd
 from lvmlib.corpus.archives import import_npz
 from lvmlib.corpus.encoding import (
     DEFAULT_ENCODER,
+    check_encoder,
     encode_chunks,
     encoder_name,
     load_encoder,
@@ -23,7 +24,7 @@ from lvmlib.corpus.sources import SourceError
 from lvmlib.corpus.text import MIN_CHUNKS, chunk, read_articles
 from lvmlib.corpus.writing import write_dataset
 from lvmlib.files import write_json
-from lvmlib.vectors import SAMPLE, Dataset, DatasetError, open_dataset
+from lvmlib.vectors import SAMPLE, Dataset, DatasetError, check_whole, open_dataset
 
 
 def open_or_build(
@@ -49,45 +50,51 @@ def open_or_build(
     DatasetError, SourceError, EncoderError
         One sentence each: what was found, what was expected, what to do.
     """
+    check_whole(1, chunk_characters=chunk_characters)
+    check_whole(0, max_documents=max_documents)
     if not source or (Path(source) / "dataset.json").exists():
         return open_dataset(source)
     if not output:
         raise DatasetError(f"{source} has to be built: name an output folder.")
     if Path(output).exists():
-        asked = _asked(source, encoder, chunk_characters, max_documents)
-        return _reopen(output, asked)
+        asked = _asked(source, chunk_characters, max_documents)
+        return _reopen(output, encoder, asked)
     if Path(source).suffix == ".npz":
         licence = "not stated in the file"
-        name = Path(output).name
-        return import_npz(source, output, name=name, encoder=encoder, licence=licence)
+        names = {"name": Path(output).name, "encoder": encoder_name(encoder)}
+        return import_npz(source, output, licence=licence, **names)
     return build(source, output, encoder, chunk_characters, max_documents)
 
 
-def _asked(
-    source: str, encoder: str, chunk_characters: int, max_documents: int
-) -> dict[str, Any]:
-    """Return what decides a built dataset, as dataset.json keeps it."""
+def _asked(source: str, chunk_characters: int, max_documents: int) -> dict[str, Any]:
+    """Return what decides a built dataset beside its encoder, for dataset.json."""
     return {
         "source": Path(source).name or source,
-        "encoder": encoder_name(encoder),
         "chunk_characters": chunk_characters,
         "max_documents": max_documents,
     }
 
 
-def _reopen(output: str, asked: dict[str, Any]) -> Dataset:
+def _reopen(output: str, encoder: str, asked: dict[str, Any]) -> Dataset:
     """Open what an earlier call built, if it was asked for the same."""
-    dataset = open_dataset(output)
-    encoder = dataset.info.get("encoder")
-    built = {"encoder": encoder.get("name") if isinstance(encoder, dict) else encoder}
+    dataset, built = open_dataset(output), {}
+    made_with = dataset.info.get("encoder")
+    if not isinstance(made_with, dict):
+        made_with = {"name": made_with}
+    if Path(encoder).is_dir():  # whose name tells too little
+        check_encoder(made_with, load_encoder(encoder), Path(output))
+    elif made_with.get("name") != encoder:
+        built["encoder"] = made_with.get("name")
     if asked["source"] not in str(dataset.info.get("source")):
         built["source"] = dataset.info.get("source")
-    built |= dataset.info.get("built_with", {})
+    asked = asked | {"encoder": encoder}
+    stated = dataset.info.get("built_with") or {}
+    built |= {key: value for key, value in stated.items() if key != "encoder"}
     for key, value in built.items():
-        if value != asked[key]:
+        if value != asked.get(key):
             raise DatasetError(
-                f"{output} was built with {key} {value!r}, not {asked[key]!r}: choose "
-                "another output folder."
+                f"{output} was built with {key} {value!r}, not {asked.get(key)!r}: "
+                "choose another output folder."
             )
     return dataset
 
@@ -121,7 +128,7 @@ def build(
     vectors = encode_chunks(chunks, model, shards)
     described = {
         "name": Path(output).name,
-        "source": Path(source).name or source,
+        "source": Path(source).name if Path(source).exists() else source,
         "licence": "that of the source",
         "encoder": model.info,
         "chunking": {
@@ -132,7 +139,7 @@ def build(
             "documents_dropped": dropped,
             "chunks_truncated": vectors.truncated,
         },
-        "built_with": _asked(source, encoder, chunk_characters, max_documents),
+        "built_with": _asked(source, chunk_characters, max_documents),
     }
     info = described | (info or {})
     texts = chunks if keep_text else None
@@ -156,9 +163,7 @@ def rebuild_sample(encoder: str = DEFAULT_ENCODER) -> Dataset:
     new = SAMPLE.with_name("sample.new")
     build(str(dump.locate()), str(new), encoder, info=info, keep_text=False)
     described = json.loads((new / "dataset.json").read_text())
-    for entry in ("encoder", "built_with"):  # a local folder holds the same model
-        key = "name" if entry == "encoder" else "encoder"
-        described[entry][key] = DEFAULT_ENCODER
+    described["encoder"]["name"] = DEFAULT_ENCODER  # a local folder holds the same
     write_json(new / "dataset.json", described)
     shutil.rmtree(SAMPLE)
     new.rename(SAMPLE)
@@ -184,7 +189,13 @@ def _read(
             f"({dropped} shorter ones were dropped); a dataset needs two."
         )
     columns = ["document_id", "title", "start", "stop"]
-    return pd.DataFrame(rows, columns=columns), chunks, dropped
+    documents = pd.DataFrame(rows, columns=columns)
+    for same in documents["document_id"][documents["document_id"].duplicated()]:
+        raise SourceError(  # now, and not after hours of encoding
+            f"{source} has more than one document with the id {same!r}: leave out or "
+            "rename one of them."
+        )
+    return documents, chunks, dropped
 
 
 if __name__ == "__main__":

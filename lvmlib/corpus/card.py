@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -44,13 +45,20 @@ def read_chunks(dataset: Dataset) -> list[str] | None:
 
 
 def origin(dataset: Dataset) -> pd.DataFrame:
-    """Return what dataset.json says of the dataset, a row an entry."""
+    """Return what dataset.json says of the dataset, a row an entry.
+
+    Of a path of the machine that built it (older files have some) only the name.
+    """
     rows = []
     for key, value in dataset.info.items():
         if isinstance(value, dict):
-            value = ", ".join(f"{k}: {v}" for k, v in value.items())
-        rows.append((key, str(value)))
+            value = ", ".join(f"{k}: {_without_path(v)}" for k, v in value.items())
+        rows.append((key, _without_path(value)))
     return pd.DataFrame(rows, columns=["entry", "value"])
+
+
+def _without_path(value: object) -> str:
+    return Path(str(value)).name if Path(str(value)).is_absolute() else str(value)
 
 
 def some_size(dataset: Dataset) -> int:

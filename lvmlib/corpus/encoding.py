@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -193,13 +195,13 @@ def check_encoder(made_with: dict[str, Any], encoder: Encoder, where: Path) -> N
     elsewhere and may have no more than a name.
     """
     info = encoder.info
-    same = Path(made_with["name"]).name == Path(info["name"]).name
+    same = Path(str(made_with.get("name"))).name == Path(info["name"]).name
     if "weights" in made_with:  # they count, the name does not
-        same = all(made_with[key] == info[key] for key in ("weights", "max_tokens"))
+        same = all(made_with.get(k) == info[k] for k in ("weights", "max_tokens"))
     if not same:
         found, asked = (
-            f"{made['name']}, at most {made.get('max_tokens', '?')} tokens, weights "
-            f"{made.get('weights', 'unknown')[:8]}"
+            f"{made.get('name')}, at most {made.get('max_tokens', '?')} tokens, "
+            f"weights {made.get('weights', 'unknown')[:8]}"
             for made in (made_with, info)
         )
         raise EncoderError(
@@ -220,11 +222,13 @@ class Encoded:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yield float32 unit vectors (n, D)."""
-        size = self.shard_size
-        shards = [np.load(path, mmap_mode="r") for path in self.shards]
-        for start in range(0, len(self.rows), size):
-            rows = self.rows[start : start + size]
-            block = np.array([shards[i // size][i % size] for i in rows], np.float32)
+        for start in range(0, len(self.rows), self.shard_size):
+            rows = self.rows[start : start + self.shard_size]
+            shard, place = np.divmod(rows, self.shard_size)
+            # Not all of them at once: a large corpus has more than files may be open.
+            vectors = {n: np.load(self.shards[n]) for n in np.unique(shard)}
+            pairs = zip(shard, place, strict=True)
+            block = np.array([vectors[n][i] for n, i in pairs], np.float32)
             yield block / np.linalg.norm(block, axis=1, keepdims=True)
 
 
@@ -258,7 +262,7 @@ def encode_chunks(
     places: dict[str, int] = {}
     rows = np.array([places.setdefault(text, len(places)) for text in chunks])
     texts, paths, tokens = list(places), [], []
-    with _Bar(total=len(texts)) as bar:
+    with _one_thread_less(), _Bar(total=len(texts)) as bar:
         for start in range(0, len(texts), shard_size):
             part = texts[start : start + shard_size]
             digest = hashlib.sha256(json.dumps(part).encode()).hexdigest()
@@ -281,6 +285,22 @@ def _is_finished(shard: Path) -> bool:
     except (OSError, ValueError, EOFError):  # not there, or damaged since
         return False
     return True
+
+
+@contextmanager
+def _one_thread_less() -> Iterator[None]:
+    """Leave a core to others, unless OMP_NUM_THREADS says how many there are.
+
+    Threads wait for one another after every product: on two cores, beside one busy
+    process, two threads were several times slower than one (idle: half as fast again).
+    """
+    threads = torch.get_num_threads()
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, threads - 1))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class _Bar(tqdm):

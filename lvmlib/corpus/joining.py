@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,13 @@ import numpy as np
 import pandas as pd
 
 from lvmlib.corpus.writing import write_dataset
-from lvmlib.vectors import Dataset, DatasetError, document_rows, open_dataset
+from lvmlib.vectors import (
+    Dataset,
+    DatasetError,
+    check_whole,
+    document_rows,
+    open_dataset,
+)
 
 BLOCK = 8192  # vectors copied at a time
 Part = tuple[Dataset, np.ndarray]  # and the positions of the documents taken from it
@@ -46,10 +53,11 @@ def join_datasets(
         name, different encoders or dimensions, or roles only in some of them.
     """
     for folder, share in parts:
-        if not 0 < share <= 1:
+        if not isinstance(share, Real) or not 0 < share <= 1:
             raise DatasetError(
-                f"{folder} has the share {share}, expected more than 0 and at most 1."
+                f"{folder} has the share {share!r}, expected more than 0, at most 1."
             )
+    check_whole(0, seed=seed)
     datasets = [open_dataset(folder) for folder, _ in parts]
     _check_fit(datasets)
     shares = [share for _, share in parts]
