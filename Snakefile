@@ -55,7 +55,7 @@ for run in study.runs:
     # The costliest runs start first, so that no core idles at the end.
     rule:
         name:
-            f"{run.entry}_{run.settings.size}_{run.settings.recipe.arm}_seed{run.settings.seed}".replace("-", "_")
+            f"{run.entry}_{run.settings.size}_{run.settings.recipe.arm}_seed{run.settings.seed}"
         output:
             f"{run.folder}/run.json",
             f"{run.folder}/recipe-{run.recipe_hash}.json",

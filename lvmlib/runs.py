@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -33,7 +34,7 @@ from lvmlib.models import build_model, count_parameters
 from lvmlib.recipe import Settings, runs_root, total_steps
 from lvmlib.statistics import clustered_interval
 from lvmlib.training import train, training_status
-from lvmlib.vectors import Dataset, Split
+from lvmlib.vectors import Dataset, Split, make_split
 
 PACKAGES = ("torch", "lightning-fabric", "numpy", "scipy", "pandas")
 CONTEXT = 5
@@ -102,7 +103,7 @@ def new_model(settings: Settings, dim: int) -> nn.Module:
     model = build_model(
         settings.architecture, dim=dim, context=CONTEXT, **settings.options
     )
-    model.random_state = torch.get_rng_state()
+    model.untrained = settings.seed, torch.get_rng_state()
     return model
 
 
@@ -112,7 +113,7 @@ def run(settings: Settings, model: nn.Module, dataset: Dataset, split: Split) ->
     Parameters
     ----------
     model : nn.Module
-        Of `new_model`; it is trained in place.
+        Of `new_model`; it is trained in place, so that a second run needs another.
     dataset, split
         What the settings name: the caller has opened and shown them.
 
@@ -121,8 +122,8 @@ def run(settings: Settings, model: nn.Module, dataset: Dataset, split: Split) ->
     ParameterError, TrainingError
         From the parts.
     RunError
-        If the model is not the settings', or the folder belongs to a run on another
-        dataset.
+        If model or split are not what the settings name, or the folder belongs to a run
+        on another dataset.
     """
     started = time.monotonic()
     expected = {"dim": dataset.dim, "context": CONTEXT} | settings.options
@@ -136,8 +137,15 @@ def run(settings: Settings, model: nn.Module, dataset: Dataset, split: Split) ->
     done = _finished(folder, identity, dataset)
     if done:
         return done
-    torch.manual_seed(settings.seed)  # on all devices
-    torch.set_rng_state(model.random_state)
+    _check_split(settings, dataset, split)
+    seed, random_state = vars(model).pop("untrained", (None, None))
+    if seed != settings.seed:
+        raise RunError(
+            "the model has been trained already, or is not of seed "
+            f"{settings.seed}: build another by new_model."
+        )
+    torch.manual_seed(seed)  # on all devices
+    torch.set_rng_state(random_state)
     # Asked before training: a folder that cannot be written must not cost hours.
     write_json(folder / f"recipe-{identity}.json", settings.parameters())
     (folder / "run.json").unlink(missing_ok=True)  # of a recipe that has changed
@@ -157,6 +165,17 @@ def run(settings: Settings, model: nn.Module, dataset: Dataset, split: Split) ->
     write_json(folder / "run.json", info)
     (folder / "checkpoint.pt").unlink(missing_ok=True)
     return load_run(folder)
+
+
+def _check_split(settings: Settings, dataset: Dataset, split: Split) -> None:
+    # The run is kept as an answer to its recipe, which names protocol, size and seed.
+    named = make_split(dataset, settings.protocol, settings.size, settings.seed)
+    for part, windows in vars(named).items():
+        if not np.array_equal(windows, getattr(split, part)):
+            raise RunError(
+                f"the {part} windows are not those of {settings.protocol} with size "
+                f"{settings.size:,} and seed {settings.seed}, which the settings name."
+            )
 
 
 def _finished(folder: Path, identity: str, dataset: Dataset) -> Run | None:

@@ -17,21 +17,25 @@ import torch
 import yaml
 
 from lvmlib.files import write_json
-from lvmlib.models import build_model, count_parameters
+from lvmlib.models import build_model, count_parameters, unknown_name
 from lvmlib.recipe import (
     ParameterError,
     Settings,
     check_names,
     make_settings,
+    project_folder,
     runs_root,
     total_steps,
 )
 from lvmlib.results import PAGES, answers
 from lvmlib.vectors import open_dataset
 
-KEYS = ("title", "dataset", "protocol", "sizes", "seeds", "arms", "threads", "recipe")
-KEYS += ("architectures",)
-KEYS += ("pages",)  # question notebooks, see `results.study_pages`
+SHAPES = {"title": str, "dataset": str, "threads": int, "seeds": list, "recipe": dict}
+SHAPES |= {"arms": dict, "architectures": dict}
+SHAPES |= {"pages": list}  # question notebooks, see `results.study_pages`
+SHAPES |= {"protocol": None, "sizes": None}  # checked where they are used
+EXPECTED = {str: "text", int: "a whole number", list: "a list"}
+EXPECTED[dict] = "names with values"
 GRID = ("sizes", "arms")  # what an entry may have of its own beside parameters
 ONE_ARM = {"epochs": None}
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # of an entry, an arm, a study
@@ -132,7 +136,7 @@ def read_study(name: str, dataset: str = "") -> Study:
     if path.suffix not in (".yaml", ".yml"):
         path = Path("parameters") / f"{name}.yaml"
     content = _read_yaml(path)
-    folder = dataset or content.get("dataset", "")
+    folder = dataset or content.get("dataset") or ""
     opened = open_dataset(folder, verify=False)
     shared = {"dataset": folder, "protocol": content.get("protocol", "controlled")}
     shared |= content.get("recipe") or {}
@@ -140,12 +144,16 @@ def read_study(name: str, dataset: str = "") -> Study:
         runs = [
             _plan(path.stem, opened.sha256, entry, shared | parameters, *cell)
             for entry, own in content["architectures"].items()
-            for parameters, *cell in _grid(content, own or {})
+            for parameters, *cell in _grid(content, _names(entry, own))
         ]
+        labels = [run.label for run in runs]
+        for label in labels:
+            if labels.count(label) > 1:
+                raise ValueError(f"{label} is planned twice.")
     except ValueError as error:
         raise ParameterError(f"{path}: {error}") from error
     title = content.get("title", path.stem)
-    threads = content.get("threads", 1)
+    threads = content.get("threads") or 1
     pages = tuple(content.get("pages") or PAGES)
     return Study(path.stem, title, tuple(runs), opened.sha256, threads, pages)
 
@@ -153,35 +161,51 @@ def read_study(name: str, dataset: str = "") -> Study:
 class _Loader(yaml.SafeLoader):
     """YAML in which a key given twice is an error, not a silent choice."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        lines: dict[Any, int] = {}
+    # When composed: what is merged by "<<" is among a mapping's own keys later.
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
         for key, _ in node.value:
-            name, line = key.value, key.start_mark.line + 1
-            if name in lines and name != "<<":
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in lines:
                 raise ParameterError(
                     f"{name!r} is given twice, in lines {lines[name]} and {line}"
                 )
             lines[name] = line
-        return super().construct_mapping(node, deep)
+        return node
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_text(), _Loader)
         content = content if isinstance(content, dict) else {}
-        check_names(content, KEYS)
+        check_names(content, SHAPES)
     except (OSError, yaml.YAMLError, ParameterError) as error:
         raise ParameterError(f"{path} cannot be read as a study ({error}).") from error
     for key in ("architectures", "sizes", "seeds"):
         if not content.get(key):
             raise ParameterError(f"{path} has no {key}: name at least one.")
-    shapes = {"seeds": list, "architectures": dict, "arms": dict, "recipe": dict}
-    shapes["pages"] = list
-    for key, shape in shapes.items():
-        if content.get(key) and not isinstance(content[key], shape):
-            what = "a list" if shape is list else "names with values"
-            raise ParameterError(f"{path}: {key} is {content[key]!r}, expected {what}.")
+    for key, value in content.items():
+        shape = SHAPES[key]
+        if value is not None and shape and type(value) is not shape:
+            raise ParameterError(
+                f"{path}: {key} is {value!r}, expected {EXPECTED[shape]}."
+            )
+    if content.get("threads") is not None and content["threads"] < 1:
+        raise ParameterError(f"{path}: threads is {content['threads']}, expected >= 1.")
+    notebooks = sorted(
+        file.stem for file in (project_folder() / "notebooks").glob("*.ipynb")
+    )
+    for page in content.get("pages") or []:  # else told when all runs are done
+        if page not in notebooks:
+            raise ParameterError(f"{path}: {unknown_name('page', page, notebooks)}")
     return content
+
+
+def _names(what: str, value: Any) -> dict[str, Any]:
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"{what} is {value!r}, expected {EXPECTED[dict]}.")
+    return value or {}
 
 
 def _grid(
@@ -192,8 +216,9 @@ def _grid(
     An arm's own `sizes` come before the entry's, and those before the study's;
     so do its parameters.
     """
-    for arm, of_arm in (own.get("arms") or content.get("arms") or ONE_ARM).items():
-        parameters = own | (of_arm or {})
+    arms = _names("arms", own.get("arms")) or content.get("arms") or ONE_ARM
+    for arm, of_arm in arms.items():
+        parameters = own | _names(arm, of_arm)
         sizes = parameters.get("sizes") or content["sizes"]
         if isinstance(sizes, list):
             sizes = dict.fromkeys(sizes, content["seeds"])
@@ -221,7 +246,7 @@ def _plan(
     seed: int,
 ) -> PlannedRun:
     for name in (study, entry, arm):
-        if not NAME.fullmatch(str(name)):
+        if not (isinstance(name, str) and NAME.fullmatch(name)):
             raise ValueError(
                 f"the name {name!r} would be a folder: use letters, digits, '.', '_' "
                 "and '-', the first no '-' or '.'."

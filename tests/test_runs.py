@@ -19,6 +19,7 @@ from studies import execute
 from lvmlib import runs, training
 from lvmlib.evaluation import BASELINES, cosine
 from lvmlib.inference import predict
+from lvmlib.models import build_model
 from lvmlib.recipe import Recipe, Settings, make_settings
 from lvmlib.runs import RunError, git_commit, load_run
 from lvmlib.vectors import DatasetError, make_split, open_dataset
@@ -193,6 +194,59 @@ def test_a_run_can_be_repeated_to_the_same_numbers(done, tmp_path):
 def test_without_run_dir_a_run_has_a_place_of_its_own(done, runs_root):
     run = execute(replace(done, run_dir=""))
     assert run.folder == runs_root / "interactive/amn/150/epochs/seed0"
+
+
+# --- what is not the settings' -------------------------------------------------------
+
+
+def test_a_model_is_trained_once_and_of_the_run_s_own_seed(done, tmp_path):
+    dataset = open_dataset(done.dataset)
+    settings = replace(done, run_dir=str(tmp_path / "run"))
+    split = make_split(dataset, "controlled", 150)
+    model = runs.new_model(replace(settings, seed=1), dataset.dim)
+    with pytest.raises(RunError, match="not of seed 0"):
+        runs.run(settings, model, dataset, split)
+    plain = build_model("amn", dim=dataset.dim, **OPTIONS)
+    with pytest.raises(RunError, match="build another by new_model"):
+        runs.run(settings, plain, dataset, split)
+    model = runs.new_model(settings, dataset.dim)
+    first = runs.run(settings, model, dataset, split)
+    assert runs.run(settings, model, dataset, split).info == first.info  # only read
+    changed = replace(settings, recipe=replace(RECIPE, weight_decay=0.2))
+    with pytest.raises(RunError, match="has been trained already"):
+        runs.run(changed, model, dataset, split)
+    assert load_run(settings.folder).info == first.info
+
+
+def test_what_is_drawn_between_building_and_training_changes_nothing(done, tmp_path):
+    dataset = open_dataset(done.dataset)
+    split = make_split(dataset, "controlled", 150)
+    cosines = []
+    for name in ("a", "b"):
+        settings = replace(  # with dropout
+            done,
+            architecture="lstm",
+            options={"hidden": 8},
+            run_dir=str(tmp_path / name),
+        )
+        model = runs.new_model(settings, dataset.dim)
+        torch.rand(len(cosines))
+        done_run = runs.run(settings, model, dataset, split)
+        cosines.append(done_run.info["test"]["cosine"])
+    assert cosines[0] == cosines[1]
+
+
+def test_other_windows_than_the_settings_name_are_refused(done, tmp_path):
+    dataset = open_dataset(done.dataset)
+    settings = replace(done, run_dir=str(tmp_path / "run"))
+    model = runs.new_model(settings, dataset.dim)
+    for other in (
+        make_split(dataset, "controlled", 120),
+        make_split(dataset, "as_reported", 150),
+    ):
+        with pytest.raises(RunError, match="windows are not those of controlled"):
+            runs.run(settings, model, dataset, other)
+    assert not settings.folder.exists()
 
 
 # --- when a run is done -------------------------------------------------------------

@@ -169,7 +169,16 @@ def test_the_recipe_hash_is_stable(plan, monkeypatch, tmp_path, write_dataset):
         ({"architectures": ["amn"]}, "architectures is ['amn'], expected names with"),
         ({"recipe": ["epochs"]}, "recipe is ['epochs'], expected names with values"),
         ({"architectures": {"../evil": {}}}, "'../evil'"),
+        ({"architectures": {3: {"architecture": "amn"}}}, "the name 3"),
+        ({"architectures": {"amn": 3}}, "amn is 3, expected names with values"),
+        ({"arms": {"epochs": 3}}, "epochs is 3, expected names with values"),
         ({"pages": "networks"}, "pages is 'networks', expected a list"),
+        ({"pages": ["netwroks"]}, "'netwroks'. Did you mean 'networks'?"),
+        ({"pages": ["../networks"]}, "Unknown page: '../networks'"),
+        ({"threads": "two"}, "threads is 'two', expected a whole number"),
+        ({"threads": 0}, "threads is 0, expected >= 1"),
+        ({"title": ["a"]}, "title is ['a'], expected text"),
+        ({"seeds": [0, 0]}, "amn, 100 vectors, epochs, seed 0 is planned twice"),
         ({"arms": ["epochs"]}, "arms is ['epochs'], expected names with values"),
     ],
 )
@@ -448,3 +457,19 @@ def test_a_key_given_twice_is_refused_with_both_lines(plan):
     text = "sizes: [100]\nseeds: [0]\narchitectures: {amn: {}}\nsizes: [150]\n"
     with pytest.raises(ParameterError, match=r"'sizes' .* lines 1 and 4"):
         plan(text)
+
+
+def test_a_merged_mapping_may_be_merged_again_before_it_is_read(plan):
+    text = """
+recipe: &short {epochs: 2}
+architectures: {amn: {arms: {epochs: &longer {<<: *short, epochs: 3}}}, lstm: {}}
+arms: {epochs: {<<: *longer}}
+sizes: [100]
+seeds: [0]
+"""
+    assert [run.settings.recipe.epochs for run in plan(text).runs] == [3, 3]
+
+
+def test_a_list_as_a_key_is_no_study(plan, tmp_path):
+    with pytest.raises(ParameterError, match=r"grid\.yaml cannot be read"):
+        plan("? [a]\n: 3\n")
