@@ -14,7 +14,7 @@ _HOMES = {
     "compare": "results",
     "count_parameters": "models",
     "load_pretrained": "weights",
-    "load_run": "runs",
+    "load_run": "records",
     "load_study": "results",
     "load_weights": "weights",
     "make_split": "vectors",

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from lvmlib.recipe import model_options
+from lvmlib.records import at_constant_level
 from lvmlib.results import (
     best_baseline,
     compare,
@@ -24,7 +24,6 @@ from lvmlib.results import (
     sides,
 )
 from lvmlib.statistics import Interval
-from lvmlib.training import at_constant_level
 
 DIP = 0.01  # cosine; a larger fall from one epoch to the next is no noise
 NOT_MEASURED = Interval(*[np.nan] * 6, 0, 0, 0.95)
@@ -386,6 +385,8 @@ def graphmert(table: pd.DataFrame, reported: pd.DataFrame) -> pd.DataFrame:
     if runs.empty:
         return runs
     mask = runs["mask"] if "mask" in runs else pd.Series(index=runs.index, dtype=object)
+    from lvmlib.recipe import model_options  # it imports torch
+
     default = model_options("graphmert")["mask"]
     return training_course(runs.assign(mask=mask.fillna(default)))
 

@@ -15,26 +15,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import nn
 
-from lvmlib.files import atomic_path, read_json, write_json
+from lvmlib.files import atomic_path, read_json, runs_root, write_json
 from lvmlib.inference import predict_windows
 from lvmlib.models import build_model
+from lvmlib.records import BASELINES
 from lvmlib.vectors import Dataset, Split
+from lvmlib.weights import load_weights, save_weights
 
-BASELINES = {
-    "last_vector": "last vector",
-    "context_average": "context average",
-    "five_weights": "five weights",
-    "six_numbers": "six numbers",
-    "ridge": "ridge",
-    "ridge_to_weights": "ridge to the weights",
-    "mean_vector": "mean vector",
-}
 KINDS = {"five_weights": "weights", "six_numbers": "weights_and_mean"}  # of linear
 VERSION = 2  # of the baselines; those kept under another one are fitted again
-PAIRED_BASELINES = ("six_numbers", "ridge")  # that every network is set against
 RANKINGS = ("document", "all", "document_with_context", "all_with_context")
+START = "start.safetensors"  # where a split's head start is kept
 TIE = 1e-6  # similarities nearer than this are equal; float32 rounds at about 1e-7
 BLOCK = 512  # windows gathered at a time
 SIMILARITIES = 4_000_000  # entries of a block of similarities, 16 MB
@@ -197,6 +191,26 @@ def mean_cosine(model: nn.Module, dataset: Dataset, windows: np.ndarray) -> floa
     return float(total / len(windows))
 
 
+def fitted_start(
+    dataset: Dataset, split: Split, cache: Path | None = None
+) -> dict[str, torch.Tensor]:
+    """Return the tensors of ridge to the weights, fitted once for a split."""
+    place = (cache or runs_root() / "baselines") / _identity(dataset, split)
+    if not (place / START).exists():
+        sizes = {"dim": dataset.dim, "context": split.train.shape[1] - 1}
+        model = build_model("linear", kind="ridge_to_weights", **sizes)
+        model.fit(dataset, split)
+        save_weights(model, place / START)
+    return load_weights(place / START).state_dict()
+
+
+def _identity(dataset: Dataset, split: Split) -> str:
+    decisive = hashlib.sha256(f"{VERSION} {dataset.sha256}".encode())
+    for windows in vars(split).values():
+        decisive.update(np.ascontiguousarray(windows))
+    return decisive.hexdigest()[:16]
+
+
 def score_baselines(
     dataset: Dataset, split: Split, cache: Path
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -213,14 +227,12 @@ def score_baselines(
         `baselines`: by name, test metrics, `validation_cosine` and fitted `numbers`;
         `best_baseline`; `training_mean_cosine`, the constant-mean level.
     """
-    decisive = hashlib.sha256(f"{VERSION} {dataset.sha256}".encode())
-    for windows in vars(split).values():
-        decisive.update(np.ascontiguousarray(windows))
-    place = cache / decisive.hexdigest()[:16]
+    place = cache / _identity(dataset, split)
     results = read_json(place / "results.json")
     if results:
         return pd.read_parquet(place / "cosines.parquet"), results
     baselines = fit_baselines(dataset, split.train, split.validation)
+    save_weights(baselines["ridge_to_weights"], place / START)
     table, cosines = {}, {}
     for name, baseline in baselines.items():
         outputs = predict_windows(baseline, dataset, split.test)

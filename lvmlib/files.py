@@ -89,3 +89,16 @@ def sha256(path: str | Path) -> str:
     """Return the SHA-256 of a file in hexadecimal."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def runs_root() -> Path:
+    """Return $LVM_RUNS, else runs/ in the project (or the current) folder."""
+    if os.environ.get("LVM_RUNS"):
+        return Path(os.environ["LVM_RUNS"])
+    return project_folder() / "runs"
+
+
+def project_folder() -> Path:
+    """Return the folder of this project, else (lvmlib is installed) the current one."""
+    project = Path(__file__).parent.parent
+    return project if (project / "parameters").is_dir() else Path.cwd()

@@ -31,6 +31,11 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     return "bf16-mixed" if native else "32-true"
 
 
+def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """Return all that an optimiser moves."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
 class Autocast(MixedPrecision):
     """Mixed precision that leaves the model's input in float32.
 
@@ -118,7 +123,7 @@ class RecordedGradients:
             self.plain = max(0, self.plain - 1)
             self.differentiate(fabric, model, optimizer, batch, size, number, totals)
             return
-        parameters = optimizer.param_groups[0]["params"]
+        parameters = parameters_of(optimizer)
         if not self.graph:
             # What a graph reads and writes stays where it was when recorded.
             self.graph, self.batch = torch.cuda.CUDAGraph(), batch.clone()

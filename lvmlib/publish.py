@@ -24,9 +24,8 @@ import nbformat
 import pandas as pd
 from jinja2 import Environment, PackageLoader
 
-from lvmlib.evaluation import PAIRED_BASELINES
-from lvmlib.files import atomic_path, write_json
-from lvmlib.recipe import project_folder, runs_root
+from lvmlib.files import atomic_path, project_folder, runs_root, write_json
+from lvmlib.records import PAIRED_BASELINES, SHARED, load_run, read_scores
 from lvmlib.results import (
     answers,
     headline_sizes,
@@ -38,7 +37,6 @@ from lvmlib.results import (
     study_pages,
     window_scores,
 )
-from lvmlib.runs import SHARED, load_run, read_scores
 from lvmlib.show import interval, signed
 from lvmlib.show.html import ReportExporter
 from lvmlib.statistics import clustered_interval

@@ -6,7 +6,6 @@ import ast
 import hashlib
 import inspect
 import json
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, field, fields
@@ -25,9 +24,12 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
+from lvmlib.files import runs_root
 from lvmlib.models import model_class, unknown_name
 from lvmlib.vectors import PROTOCOLS
 
+ADDED = {"scale": False, "head_start": "none", "loss": "mse", "context": 5}
+ADDED |= {"every_position": False, "averaging": 0.0}
 STRICT = ConfigDict(strict=True, extra="forbid")
 
 
@@ -69,6 +71,19 @@ class Recipe:
         Share of all updates over which the rate rises from zero.
     patience : int
         Stop after this many epochs without a better validation cosine; 0 is never.
+    scale : bool
+        Train on vectors of unit variance, see `lvmlib.start`.
+    head_start : str
+        "none", or begin at the best linear model: "frozen", or "trained" at a tenth of
+        the rate.
+    loss : str
+        "mse" of raw outputs; "cosine", 1 − cosine; "ranking": tell the next vector
+        from those of the batch's other windows, see `lvmlib.losses`.
+    every_position : bool
+        Predict what follows each of the context's vectors, not the last one alone;
+        for recurrent and causal networks, without a head start.
+    averaging : float
+        Decay of the moving average of the weights that is scored; 0 is none.
     precision : str
         "bf16-mixed", "32-true", or "auto": bf16 where the hardware computes it.
     device : str
@@ -84,6 +99,11 @@ class Recipe:
     warmup: Share = 0.05
     weight_decay: Decay = 0.01
     patience: NonNegativeInt = 0
+    scale: bool = False
+    head_start: Literal["none", "frozen", "trained"] = "none"
+    loss: Literal["mse", "cosine", "ranking"] = "mse"
+    every_position: bool = False
+    averaging: Share = 0.0
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
 
@@ -93,6 +113,13 @@ class Recipe:
             raise ValueError("arm 'steps' needs min_steps of at least 1.")
         if self.schedule == "plateau" and self.warmup:
             raise ValueError("schedule 'plateau' has no warm-up: set warmup to 0.")
+        if self.every_position and self.head_start != "none":
+            raise ValueError(
+                "every_position has no head start: the linear model reads the whole "
+                "context."
+            )
+        if self.every_position and self.loss == "ranking":
+            raise ValueError("loss 'ranking' is that of the last position alone.")
         return self
 
 
@@ -105,6 +132,7 @@ class Settings:
     size: PositiveInt = 2000
     protocol: Literal[tuple(PROTOCOLS)] = "controlled"
     seed: NonNegativeInt = 0
+    context: PositiveInt = 5
     run_dir: str = ""
     recipe: Recipe = field(default_factory=Recipe)
     options: dict[str, Any] = field(default_factory=dict)
@@ -112,7 +140,7 @@ class Settings:
     def parameters(self) -> dict[str, Any]:
         """Return the settings as flat notebook parameters."""
         own = {"dataset": self.dataset, "size": self.size, "protocol": self.protocol}
-        own |= {"seed": self.seed, "run_dir": self.run_dir}
+        own |= {"seed": self.seed, "context": self.context, "run_dir": self.run_dir}
         return own | asdict(self.recipe) | self.options
 
     def arguments(self) -> list[str]:
@@ -124,11 +152,18 @@ class Settings:
         return [word for name, value in items for word in ("-p", name, str(value))]
 
     def recipe_hash(self, dataset_sha256: str) -> str:
-        """Hash what decides the numbers: all but where the run is kept and computed."""
+        """Hash what decides the numbers: all but where the run is kept and computed.
+
+        What recipes have had since `ADDED` counts only where it is not as before, so
+        that the runs made without it keep their hash.
+        """
         decisive = {"architecture": self.architecture, "data": dataset_sha256}
         decisive |= self.parameters()
         for name in ("dataset", "run_dir", "device"):
             del decisive[name]
+        for name, before in ADDED.items():
+            if decisive[name] == before:
+                del decisive[name]
         text = json.dumps(decisive, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -147,19 +182,6 @@ def total_steps(recipe: Recipe, windows: int) -> int:
         return recipe.min_steps
     per_epoch = -(-windows // recipe.batch_size)
     return max(recipe.epochs * per_epoch, recipe.min_steps)
-
-
-def runs_root() -> Path:
-    """Return $LVM_RUNS, else runs/ in the project (or the current) folder."""
-    if os.environ.get("LVM_RUNS"):
-        return Path(os.environ["LVM_RUNS"])
-    return project_folder() / "runs"
-
-
-def project_folder() -> Path:
-    """Return the folder of this project, else (lvmlib is installed) the current one."""
-    project = Path(__file__).parent.parent
-    return project if (project / "parameters").is_dir() else Path.cwd()
 
 
 def model_options(architecture: str) -> dict[str, Any]:
@@ -181,6 +203,11 @@ def make_settings(architecture: str, parameters: dict[str, Any]) -> Settings:
     of_recipe = {f.name for f in fields(Recipe)}
     options = model_options(architecture)
     check_names(parameters, own | of_recipe | set(options))
+    every = hasattr(model_class(architecture), "at_every_position")
+    if parameters.get("every_position") and not every:
+        raise ParameterError(
+            f"every_position: {architecture} predicts after its whole context only."
+        )
 
     def chosen(names: Iterable[str]) -> dict[str, Any]:
         return {name: parameters[name] for name in names if name in parameters}

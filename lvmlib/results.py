@@ -18,10 +18,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from lvmlib.evaluation import BASELINES, PAIRED_BASELINES
-from lvmlib.files import read_json
-from lvmlib.recipe import project_folder
-from lvmlib.runs import RunError, read_scores
+from lvmlib.files import project_folder, read_json
+from lvmlib.records import BASELINES, PAIRED_BASELINES, RunError, read_scores
 from lvmlib.statistics import (
     Interval,
     clustered_interval,

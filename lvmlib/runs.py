@@ -1,14 +1,11 @@
 """Runs: one architecture trained at one size with one seed, kept in a folder.
 
-A run folder holds run.json (written last: it is what makes a run done), history.csv,
-test.parquet (a row a test window), model.safetensors, the executed notebook, and
-recipe-<hash>.json, whose name says which recipe the folder answers.
+What a folder holds, and how it is read back, is in `records`.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import platform
 import resource
 import shlex
@@ -16,7 +13,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,70 +24,17 @@ import torch
 from torch import nn
 
 from lvmlib import evaluation
-from lvmlib.files import atomic_path, write_json
+from lvmlib.files import atomic_path, runs_root, write_json
 from lvmlib.gpu import resolve_precision
 from lvmlib.inference import predict_windows, resolve_device
 from lvmlib.models import build_model, count_parameters
-from lvmlib.recipe import Settings, runs_root, total_steps
-from lvmlib.statistics import clustered_interval
-from lvmlib.training import train, training_status
+from lvmlib.recipe import Settings, total_steps
+from lvmlib.records import Run, RunError, load_run, training_status
+from lvmlib.start import Started
+from lvmlib.training import train
 from lvmlib.vectors import Dataset, Split, make_split
 
 PACKAGES = ("torch", "lightning-fabric", "numpy", "scipy", "pandas")
-CONTEXT = 5
-SHARED = "baselines"  # attribute of a published test.parquet: where those columns are
-
-
-class RunError(RuntimeError):
-    """A run folder does not fit what was asked of it."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run, read back from its folder."""
-
-    folder: Path
-    info: dict[str, Any]  # run.json
-    history: pd.DataFrame
-    scores: pd.DataFrame  # a row a test window
-
-    @property
-    def wall_seconds(self) -> float:
-        """How long the run took, in all its processes if it was interrupted."""
-        # run.json's own figure is that of its last process alone.
-        return max(self.info["wall_seconds"], self.history["seconds"].sum())
-
-
-def load_run(folder: str | Path) -> Run:
-    """Read a finished run.
-
-    Raises
-    ------
-    RunError
-        If the folder has no run.json, or a file of it is damaged.
-    """
-    folder = Path(folder)
-    try:
-        info = json.loads((folder / "run.json").read_text())
-        history = pd.read_csv(folder / "history.csv")
-        scores = read_scores(folder)
-    except (OSError, ValueError) as error:
-        raise RunError(f"{folder} holds no finished run ({error}).") from error
-    return Run(folder, info, history, scores)
-
-
-def read_scores(folder: str | Path) -> pd.DataFrame:
-    """Read a run's scores, a row a test window.
-
-    Published runs share their baselines' columns, which lie beside the entries.
-    """
-    folder = Path(folder)
-    scores = pd.read_parquet(folder / "test.parquet")
-    shared = scores.attrs.get(SHARED)
-    if shared:
-        beside = folder.parents[3] / "baselines" / Path(shared).name
-        scores = scores.join(pd.read_parquet(beside))
-    return scores
 
 
 def new_model(settings: Settings, dim: int) -> nn.Module:
@@ -100,9 +44,11 @@ def new_model(settings: Settings, dim: int) -> nn.Module:
     the model keeps that state for `run`.
     """
     torch.manual_seed(settings.seed)
-    model = build_model(
-        settings.architecture, dim=dim, context=CONTEXT, **settings.options
-    )
+    sizes = {"dim": dim, "context": settings.context}
+    model = build_model(settings.architecture, **sizes, **settings.options)
+    recipe = settings.recipe
+    if recipe.scale or recipe.head_start != "none":
+        model = Started(model, recipe.scale, recipe.head_start)
     model.untrained = settings.seed, torch.get_rng_state()
     return model
 
@@ -126,12 +72,20 @@ def run(settings: Settings, model: nn.Module, dataset: Dataset, split: Split) ->
         on another dataset.
     """
     started = time.monotonic()
-    expected = {"dim": dataset.dim, "context": CONTEXT} | settings.options
-    if (model.architecture, model.options) != (settings.architecture, expected):
-        raise RunError(
-            f"the model is {model.architecture} with {model.options}, but the settings "
-            f"ask for {settings.architecture} with {expected}: build it by new_model."
-        )
+    sizes = {"dim": dataset.dim, "context": settings.context}
+    expected = {
+        "architecture": settings.architecture,
+        "options": sizes | settings.options,
+        "scale": settings.recipe.scale,
+        "head_start": settings.recipe.head_start,
+    }
+    found = {"scale": False, "head_start": "none"} | vars(model)
+    for key, value in expected.items():
+        if found.get(key) != value:
+            raise RunError(
+                f"the model's {key} is {found.get(key)}, but the settings ask for "
+                f"{value}: build it by new_model."
+            )
     identity = settings.recipe_hash(dataset.sha256)
     folder = settings.folder
     done = _finished(folder, identity, dataset)
@@ -169,7 +123,9 @@ def run(settings: Settings, model: nn.Module, dataset: Dataset, split: Split) ->
 
 def _check_split(settings: Settings, dataset: Dataset, split: Split) -> None:
     # The run is kept as an answer to its recipe, which names protocol, size and seed.
-    named = make_split(dataset, settings.protocol, settings.size, settings.seed)
+    named = make_split(
+        dataset, settings.protocol, settings.size, settings.seed, settings.context
+    )
     for part, windows in vars(named).items():
         if not np.array_equal(windows, getattr(split, part)):
             raise RunError(
@@ -253,33 +209,6 @@ def _describe(
         "commit": git_commit(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def scores_table(run: Run) -> pd.DataFrame:
-    """Return the network's and the baselines' test cosine, best first.
-
-    Columns name, kind ("network", "baseline"), cosine and network_minus (network −
-    baseline), with intervals over documents.
-    """
-    documents, network = run.scores["document"], run.scores["cosine"]
-    own = clustered_interval(network, documents)
-    rows = [
-        {"name": run.info["architecture"], "kind": "network"} | own.columns("cosine")
-    ]
-    for name in run.info["baselines"]:
-        column = f"cosine_{name}"
-        if column in run.scores:
-            score = clustered_interval(run.scores[column], documents)
-            lead = clustered_interval(network - run.scores[column], documents)
-            row = {"name": name, "kind": "baseline"} | score.columns("cosine")
-            rows.append(row | lead.columns("network_minus"))
-    return pd.DataFrame(rows).sort_values("cosine", ascending=False)
-
-
-def metrics_table(run: Run) -> pd.DataFrame:
-    """Return all test metrics of the network and the baselines, a row each."""
-    rows = {run.info["architecture"]: run.info["test"]} | run.info["baselines"]
-    return pd.DataFrame(rows).T.rename_axis("name").reset_index()
 
 
 def command(settings: Settings) -> str:

@@ -16,15 +16,13 @@ from typing import Any
 import torch
 import yaml
 
-from lvmlib.files import write_json
+from lvmlib.files import project_folder, runs_root, write_json
 from lvmlib.models import build_model, count_parameters, unknown_name
 from lvmlib.recipe import (
     ParameterError,
     Settings,
     check_names,
     make_settings,
-    project_folder,
-    runs_root,
     total_steps,
 )
 from lvmlib.results import PAGES, answers
@@ -32,6 +30,7 @@ from lvmlib.vectors import open_dataset
 
 SHAPES = {"title": str, "dataset": str, "threads": int, "seeds": list, "recipe": dict}
 SHAPES |= {"arms": dict, "architectures": dict}
+SHAPES |= {"tuning": dict}  # read by `lvmlib.tuning`
 SHAPES |= {"pages": list}  # question notebooks, see `results.study_pages`
 SHAPES |= {"protocol": None, "sizes": None}  # checked where they are used
 EXPECTED = {str: "text", int: "a whole number", list: "a list"}
@@ -132,10 +131,7 @@ def read_study(name: str, dataset: str = "") -> Study:
     DatasetError
         If the dataset cannot be opened.
     """
-    path = Path(name)
-    if path.suffix not in (".yaml", ".yml"):
-        path = Path("parameters") / f"{name}.yaml"
-    content = _read_yaml(path)
+    content, path = read_yaml(name), yaml_path(name)
     folder = dataset or content.get("dataset") or ""
     opened = open_dataset(folder, verify=False)
     shared = {"dataset": folder, "protocol": content.get("protocol", "controlled")}
@@ -175,7 +171,17 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def yaml_path(name: str) -> Path:
+    """Return where a study is written: parameters/<name>.yaml, or the file `name`."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        return path
+    return Path("parameters") / f"{name}.yaml"
+
+
+def read_yaml(name: str) -> dict[str, Any]:
+    """Read a study's file; ParameterError for what is missing, unknown or no shape."""
+    path = yaml_path(name)
     try:
         content = yaml.load(path.read_text(), _Loader)
         content = content if isinstance(content, dict) else {}
@@ -228,12 +234,17 @@ def _grid(
             )
         parameters = {k: v for k, v in parameters.items() if k not in GRID}
         for size, seeds in sizes.items():
+            of_size = {}  # a size may have parameters of its own: {seeds: [0], …}
+            if isinstance(seeds, dict):
+                of_size = seeds
+                seeds = of_size.get("seeds", content["seeds"])
             if not isinstance(seeds, list):
                 raise ValueError(
                     f"seeds at size {size} are {seeds!r}, expected a list such as [0]."
                 )
+            of_size = {k: v for k, v in of_size.items() if k != "seeds"}
             for seed in seeds:
-                yield parameters, size, arm, seed
+                yield parameters | of_size, size, arm, seed
 
 
 def _plan(

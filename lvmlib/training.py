@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +25,24 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lvmlib import evaluation
 from lvmlib.files import atomic_path
-from lvmlib.gpu import RecordedGradients, make_fabric, make_gather
+from lvmlib.gpu import RecordedGradients, make_fabric, make_gather, parameters_of
 from lvmlib.inference import predict_windows
+from lvmlib.losses import side_by_side, total_loss
 from lvmlib.progress import Progress
 from lvmlib.recipe import Recipe, total_steps
+from lvmlib.records import GRADIENT_NORM_LIMIT
+from lvmlib.start import Started, inside
 from lvmlib.vectors import Dataset, Split
-from lvmlib.weights import save_weights
+from lvmlib.weights import load_weights, save_weights
 
-GRADIENT_NORM_LIMIT = 1.0
-LEVEL_TOLERANCE = 0.02  # how near the constant-mean level counts as being at it
 VALIDATION_BLOCK = 2048  # windows; all at once would be the peak of a run's memory
+START_RATE = 0.1  # of a trained head start, as a share of the network's rate
 STEPS_TO_AGREE = 64  # how often several devices ask the first one's clock
 # For GLIBC_TUNABLES, in the Snakefile: malloc keeps what is freed, in huge pages.
 HUGE_PAGES = ":".join(
@@ -76,6 +80,7 @@ def train(
     identity: str = "",
     checkpoint_seconds: float = 120.0,
     fabric: Fabric | None = None,
+    after_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> pd.DataFrame:
     """Train a model in place and leave it with its best weights by validation cosine.
 
@@ -92,6 +97,8 @@ def train(
         For several devices: `make_fabric(recipe, devices)`, launched. Every process
         calls `train` with the same arguments and gets the same weights and history;
         the first one writes the files, in a folder that all of them can read.
+    after_epoch : callable
+        Is given each epoch's row once it is kept; what it raises ends training.
 
     Returns
     -------
@@ -99,8 +106,9 @@ def train(
         A row an epoch: epoch, step, learning_rate, train_loss, train_cosine,
         validation_loss, validation_cosine, gradient_norm, gradient_norm_max,
         gradient_norm_max_step (the update that had it), seconds.
-        Losses are mean squared errors per dimension of raw outputs. Training figures
-        are means over the epoch with dropout on.
+        The training loss is the recipe's, the validation loss the mean squared error
+        per dimension of raw outputs. Training figures are means over the epoch with
+        dropout on, of the weights as they move; validation may score their average.
 
     Raises
     ------
@@ -122,17 +130,26 @@ def train(
     total = total_steps(recipe, len(split.train))
     scheduler = _make_scheduler(recipe, optimizer, total)
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+    if recipe.averaging:
+        average = get_ema_multi_avg_fn(recipe.averaging)
+        parts["averaged"] = AveragedModel(model, multi_avg_fn=average)
+    if recipe.every_position:
+        wrapped.mark_forward_method("at_every_position")
     state = _resume(begun, checkpoint, parts, device) if begun else State()
     state.totals = state.totals.to(device)
-    gradients = differentiate
-    if device.type == "cuda" and fabric.world_size == 1:
-        gradients = RecordedGradients(differentiate, recipe.batch_size)
+    ranking = recipe.loss == "ranking"
+    gradients = partial(differentiate, recipe=recipe)
+    if device.type == "cuda" and fabric.world_size == 1 and not ranking:
+        gradients = RecordedGradients(gradients, recipe.batch_size)
     saved = time.monotonic()
     shown = Progress(folder, total) if fabric.is_global_zero else None
     with closing(shown) if shown else nullcontext():
         while not _is_over(state, recipe, total):
-            order = np.random.default_rng([seed, 2, len(state.history)])
-            windows = torch.from_numpy(split.train[order.permutation(len(split.train))])
+            draw = np.random.default_rng([seed, 2, len(state.history)])
+            order = draw.permutation(len(split.train))
+            if ranking:
+                order = side_by_side(order, dataset.document_of(split.train[:, -1]))
+            windows = torch.from_numpy(split.train[order])
             batches = windows.to(device).split(recipe.batch_size)
             started = time.monotonic()
             model.train()
@@ -141,8 +158,11 @@ def train(
                 rows = batch[fabric.global_rank :: fabric.world_size]
                 number = torch.full((), state.step + 1.0, device=device)
                 given = (gather(rows), len(batch), number, state.totals)
-                gradients(fabric, wrapped, optimizer, *given)
+                named = {"rows": rows} if ranking else {}
+                gradients(fabric, wrapped, optimizer, *given, **named)
                 optimizer.step()
+                if recipe.averaging:
+                    parts["averaged"].update_parameters(model)
                 state.step, state.batch = state.step + 1, state.batch + 1
                 state.windows += len(batch)
                 if isinstance(scheduler, LambdaLR):
@@ -158,6 +178,8 @@ def train(
             _finish_epoch(fabric, parts, dataset, split, state, totals, folder)
             if shown:
                 shown.describe(state.history[-1])
+            if after_epoch:
+                after_epoch(state.history[-1])
     fabric.barrier()  # the first process has written the best weights
     _load_best(model, state, folder)
     return pd.DataFrame(state.history)
@@ -183,8 +205,13 @@ def _keep_fitted(
 def _make_optimizer(
     model: nn.Module, recipe: Recipe, device: torch.device
 ) -> torch.optim.Optimizer:
+    groups = [{"params": list(inside(model)[0].parameters())}]
+    if isinstance(model, Started) and model.head_start == "trained":
+        rate = START_RATE * recipe.learning_rate  # decay would pull it to zero
+        moved = list(model.start.parameters())
+        groups.append({"params": moved, "lr": rate, "weight_decay": 0.0})
     return torch.optim.AdamW(
-        model.parameters(),
+        groups,
         lr=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         fused=device.type in ("cpu", "cuda"),  # 3 to 5 times faster on a CPU
@@ -223,18 +250,30 @@ def differentiate(
     size: int,
     number: Tensor,  # of the update, from one; on the device, as all that follows
     totals: Tensor,  # of the epoch, see State
+    recipe: Recipe,
+    rows: Tensor | None = None,  # (B, context + 1), for the ranking loss
 ) -> None:
     """Leave clipped gradients, and what the epoch's row needs in its totals."""
     context, target = batch[:, :-1], batch[:, -1]  # (B, context, D), (B, D)
-    raw = model(context).float()  # (B, D)
+    if recipe.every_position:
+        every = model.at_every_position(context).float()  # (B, context, D)
+        raw = every[:, -1]  # (B, D)
+        outputs, targets = every.flatten(0, 1), batch[:, 1:].flatten(0, 1)
+    else:
+        raw = outputs = model(context).float()  # (B, D)
+        targets = target
     # DDP takes the mean of the devices' gradients. Each device divides by an equal
     # share of all windows, not by its own number (which may be 0), so that the mean is
     # the gradient of one device with the whole batch.
-    share = size / fabric.world_size
-    loss = F.mse_loss(raw, target, reduction="sum") / (share * raw.shape[1])
+    share = size / fabric.world_size * (len(outputs) // max(1, len(batch)))
+    if recipe.loss == "mse":
+        per = 1 if recipe.scale else raw.shape[1]  # scaled: of unit variance
+        loss = F.mse_loss(outputs, targets, reduction="sum") / (share * per)
+    else:
+        loss = total_loss(recipe.loss, outputs, targets, rows) / share
     optimizer.zero_grad()
     fabric.backward(loss)
-    norm = clip_gradients(optimizer.param_groups[0]["params"])
+    norm = clip_gradients(parameters_of(optimizer))
     with torch.no_grad():  # kept on the device: reading a number would wait for it
         cosine = F.cosine_similarity(raw, target).sum() * fabric.world_size
         totals[:3] += torch.stack([loss * size, cosine, norm])
@@ -268,6 +307,8 @@ def _finish_epoch(
 ) -> None:
     loss, cosine, norm, norm_max, norm_max_step = totals
     model, scheduler = parts["model"], parts["scheduler"]
+    if "averaged" in parts:
+        model = parts["averaged"].module
     row = {
         "epoch": len(state.history) + 1,
         "step": state.step,
@@ -399,40 +440,5 @@ def _load_best(model: nn.Module, state: State, folder: Path) -> None:
             f"training diverged in its first epoch (step {state.step}): lower "
             "learning_rate, or raise warmup."
         )
-    best = load_file(folder / "model.safetensors")
-    model.load_state_dict(best)
-
-
-def training_status(history: pd.DataFrame, constant_level: float) -> str:
-    """Name what became of a training run.
-
-    Parameters
-    ----------
-    constant_level : float
-        Cosine of the constant mean vector on the training windows.
-
-    Returns
-    -------
-    status : str
-        "diverged" (a loss was not finite), "collapsed" (it fell from its own earlier
-        best back to the constant-mean level), "unlearned" (it never left that level)
-        or "trained". See `at_constant_level`.
-    """
-    if not np.isfinite(history[["train_loss", "validation_cosine"]].to_numpy()).all():
-        return "diverged"
-    at_level = at_constant_level(history, constant_level)
-    if at_level.all():
-        return "unlearned"
-    return "collapsed" if at_level.iloc[-1] else "trained"
-
-
-def at_constant_level(history: pd.DataFrame, level: float) -> pd.Series:
-    """Say for each epoch whether it ended within 0.02 of a constant mean's cosine.
-
-    By the training cosine, or by a validation cosine that fell along with it: the
-    former is a mean over the epoch and hides a collapse within the last one.
-    """
-    training, validation = history["train_cosine"], history["validation_cosine"]
-    fell = training < training.cummax()
-    edge = level + LEVEL_TOLERANCE
-    return (training <= edge) | (fell & (validation <= edge))
+    best = load_weights(folder / "model.safetensors")
+    model.load_state_dict(best.state_dict())

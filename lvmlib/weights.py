@@ -15,6 +15,7 @@ from torch import nn
 
 from lvmlib.files import atomic_path
 from lvmlib.models import ARCHITECTURES, build_model
+from lvmlib.start import Started
 
 WRAPPED = ("module.", "_orig_mod.")  # what DDP and torch.compile put before names
 PRETRAINED = Path(__file__).parent / "pretrained" / "amn.safetensors"
@@ -27,7 +28,8 @@ class WeightsError(ValueError):
 def save_weights(model: nn.Module, path: str | Path) -> None:
     """Write a model of `build_model` as ``.safetensors``, atomically.
 
-    The file's metadata carry ``architecture`` and, as JSON, ``options``.
+    The file's metadata carry ``architecture`` and, as JSON, ``options``; those of a
+    `Started` model ``head_start`` and ``scale`` too.
 
     Raises
     ------
@@ -38,7 +40,12 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
         "architecture": model.architecture,
         "options": json.dumps(model.options),
     }
-    state = {key: value.contiguous() for key, value in model.state_dict().items()}
+    if isinstance(model, Started):
+        metadata |= {"scale": json.dumps(model.scale), "head_start": model.head_start}
+    state = {
+        key.removeprefix("network."): value.contiguous()
+        for key, value in model.state_dict().items()
+    }
     with atomic_path(path) as temporary:
         save_file(state, temporary, metadata)
 
@@ -80,6 +87,11 @@ def load_weights(path: str | Path) -> nn.Module:
         (p for p in WRAPPED if all(k.startswith(p) for k in state)), ""
     ):
         state = {key.removeprefix(prefix): value for key, value in state.items()}
+    if "head_start" in metadata:
+        state = {
+            key if key.startswith("start.") else f"network.{key}": value
+            for key, value in state.items()
+        }
     with torch.device("meta"):  # names and shapes, but no memory and no random numbers
         model = _build(path, state, metadata)
     model.load_state_dict(_checked(path, state, model), assign=True)
@@ -177,6 +189,9 @@ def _build(
         if "architecture" in metadata:
             options = json.loads(metadata.get("options", "{}"))
             model = build_model(metadata["architecture"], **options)
+            if "head_start" in metadata:
+                scale = json.loads(metadata.get("scale", "false"))
+                model = Started(model, bool(scale), metadata["head_start"])
             _check_keys(path, state, model)
             return model
         nearest = _nearest(path, state)

@@ -494,6 +494,24 @@ def test_ridge_to_zero_is_scikit_learns():
     np.testing.assert_allclose(outputs(fitted, context), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("length", [22, 100], ids=["dual", "primal"])
+@pytest.mark.parametrize("start", [np.zeros(2), np.array([0.3, 0.5])], ids=str)
+def test_generalised_cross_validation_by_the_hat_matrix(length, start):
+    dataset, windows, _ = random_case(7, [length, length, 30], 2, 24)
+    train, moments = windows[:-28], linear.Moments(dataset, windows[:-28])
+    vectors = dataset.vectors[train].astype(np.float64)
+    vectors -= vectors.mean(0)
+    x, y = vectors[:, :-1].reshape(len(train), -1), vectors[:, -1]
+    rest = y - np.einsum("c,wcd->wd", start, vectors[:, :-1])
+    for exponent in (-1.0, 0.0, 1.0):
+        solution = moments.ridge(start, exponent)
+        gram = x.T @ x + solution.penalty * np.eye(x.shape[1])
+        hat = x @ np.linalg.solve(gram, x.T)
+        residual = np.square(rest - hat @ rest).sum()
+        expected = len(x) * residual / (len(x) - np.trace(hat)) ** 2
+        assert solution.gcv == pytest.approx(expected, rel=1e-3)
+
+
 @pytest.mark.parametrize("context", [1, 3])
 @pytest.mark.parametrize("kind", linear.KINDS)
 def test_every_kind_is_fitted_saved_and_loaded(kind, context, tmp_path):

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lvmlib import recipe
+from lvmlib import files
+from lvmlib.files import project_folder
 from lvmlib.models import ARCHITECTURES
 from lvmlib.recipe import (
     ParameterError,
@@ -18,7 +19,6 @@ from lvmlib.recipe import (
     make_settings,
     model_options,
     notebook_settings,
-    project_folder,
     read_parameters,
 )
 
@@ -315,8 +315,8 @@ def test_runs_are_kept_in_the_project_or_where_lvm_runs_says(
     monkeypatch.delenv("LVM_RUNS")
     project = tmp_path / "project"
     (project / "parameters").mkdir(parents=True)
-    monkeypatch.setattr(recipe, "__file__", str(project / "lvmlib/parameters.py"))
-    assert recipe.runs_root() == project / "runs"
+    monkeypatch.setattr(files, "__file__", str(project / "lvmlib/files.py"))
+    assert files.runs_root() == project / "runs"
     (project / "parameters").rmdir()
     monkeypatch.chdir(tmp_path)
-    assert recipe.runs_root() == tmp_path / "runs"
+    assert files.runs_root() == tmp_path / "runs"

@@ -10,7 +10,7 @@ from studies import LARGE, SMALL, write_run
 import lvmlib
 from lvmlib import causes, results, scaling, show
 from lvmlib.evaluation import BASELINES
-from lvmlib.runs import RunError
+from lvmlib.records import RunError
 
 PROJECT = Path(__file__).parent.parent
 REPORTS = PROJECT / "reports"

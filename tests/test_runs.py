@@ -21,7 +21,8 @@ from lvmlib.evaluation import BASELINES, cosine
 from lvmlib.inference import predict
 from lvmlib.models import build_model
 from lvmlib.recipe import Recipe, Settings, make_settings
-from lvmlib.runs import RunError, git_commit, load_run
+from lvmlib.records import RunError, load_run
+from lvmlib.runs import git_commit
 from lvmlib.vectors import DatasetError, make_split, open_dataset
 from lvmlib.weights import load_weights
 

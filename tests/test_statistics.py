@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from lvmlib.statistics import (
     Interval,
     _crossed_mean,
     clustered_interval,
+    expected_best,
     format_interval,
     holm,
     rank_ranges,
@@ -312,3 +314,11 @@ def test_interval_as_text():
     assert format_interval(interval(-0.004, 0.028)) == "+0.012 [−0.004, +0.028]"
     assert format_interval(interval(0.5, 0.6), 2, signed=False) == "0.55 [0.50, 0.60]"
     assert format_interval(interval(-0.0002, 0.0001)) == "+0.000 [−0.000, +0.000]"
+
+
+def test_expected_best_is_the_mean_over_all_draws():
+    scores = [0.3, 0.1, 0.7]
+    found = expected_best(scores)
+    for k in (1, 2, 3):
+        draws = list(itertools.product(scores, repeat=k))
+        assert found[k - 1] == pytest.approx(np.mean([max(d) for d in draws]))

@@ -18,8 +18,8 @@ from studies import execute
 from lvmlib import __main__ as runner
 from lvmlib.models import ARCHITECTURES
 from lvmlib.recipe import ParameterError, Settings, make_settings
+from lvmlib.records import RunError
 from lvmlib.results import load_study, missing_runs
-from lvmlib.runs import RunError
 from lvmlib.study import read_study
 from lvmlib.vectors import SAMPLE, DatasetError, make_split, open_dataset
 

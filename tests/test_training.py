@@ -16,13 +16,14 @@ import torch
 import torch.nn.functional as F
 from conftest import drifting_vectors, needs_cuda
 
-from lvmlib import gpu, training
+from lvmlib import gpu, records, training
 from lvmlib.evaluation import cosine
 from lvmlib.gpu import make_gather, resident_gather, resolve_precision
 from lvmlib.inference import predict_windows
 from lvmlib.models import ARCHITECTURES, build_model
 from lvmlib.recipe import Recipe, total_steps
-from lvmlib.training import TrainingError, train, training_status
+from lvmlib.records import training_status
+from lvmlib.training import TrainingError, train
 from lvmlib.vectors import make_split, open_dataset
 from lvmlib.weights import load_weights
 
@@ -499,7 +500,7 @@ def test_predictions_do_not_depend_on_blocks_or_dropout(dataset, split):
 TRAIN = """
 import os, signal, sys
 import torch
-from lvmlib import gpu, training
+from lvmlib import gpu, records, training
 from lvmlib.models import ARCHITECTURES, build_model
 from lvmlib.vectors import make_split, open_dataset
 
@@ -790,7 +791,7 @@ def test_clipping_is_torch_s_to_the_bit(scale):
         for parameter, part in zip(parameters, unit, strict=False):
             parameter.grad = part * scale
     norm = training.clip_gradients(ours)
-    expected = torch.nn.utils.clip_grad_norm_(theirs, training.GRADIENT_NORM_LIMIT)
+    expected = torch.nn.utils.clip_grad_norm_(theirs, records.GRADIENT_NORM_LIMIT)
     assert torch.equal(norm, expected) or scale != scale
     for a, b in zip(ours, theirs, strict=False):
         torch.testing.assert_close(a.grad, b.grad, rtol=0, atol=0, equal_nan=True)

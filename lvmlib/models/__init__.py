@@ -98,14 +98,17 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
     -------
     dict
         ``trainable`` (or fitted) and ``with_buffers``. They differ for the transformer,
-        whose position table is a buffer.
+        whose position table is a buffer. A linear head start is counted beside them, as
+        ``start``.
     """
-    every = sum(p.numel() for p in model.parameters())
-    trainable = getattr(model, "kept", every)
-    return {
-        "trainable": trainable,
-        "with_buffers": every + sum(b.numel() for b in model.buffers()),
+    network = getattr(model, "network", model)
+    every = sum(p.numel() for p in network.parameters())
+    counts = {
+        "trainable": getattr(network, "kept", every),
+        "with_buffers": every + sum(b.numel() for b in network.buffers()),
     }
+    start = getattr(model, "start", None)
+    return counts if start is None else counts | {"start": start.kept}
 
 
 def parts(model: nn.Module) -> pd.DataFrame:

@@ -25,6 +25,7 @@ class AMN(nn.Module):
     """
 
     title = "AMN"
+    adds_average = True  # to its last layer's output; a head start takes it off
 
     def __init__(
         self, dim: int = 768, context: int = 5, hidden: int = 256, mlp: int = 512

@@ -57,10 +57,18 @@ class GRU(nn.Module):
 
     def forward(self, context: torch.Tensor) -> torch.Tensor:
         """Map context (B, T, D) to raw predictions (B, D)."""
+        return self.output_proj(self.states(context)[-1])
+
+    def at_every_position(self, context: torch.Tensor) -> torch.Tensor:
+        """Map context (B, T, D) to what follows each of its positions, (B, T, D)."""
+        return self.output_proj(self.states(context).transpose(0, 1))
+
+    def states(self, context: torch.Tensor) -> torch.Tensor:
+        """Map context (B, T, D) to the last block's states (T, B, H)."""
         x = self.input_proj(context).transpose(0, 1).contiguous()  # (T, B, H)
         for block in self.blocks:
             x = block(x)
-        return self.output_proj(x[-1])  # (B, D)
+        return x
 
 
 Model = GRU

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterator
+from functools import cache, cached_property, partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg.lapack import dtrtri
 from torch import nn
 
 from lvmlib.evaluation import cosine
@@ -19,6 +21,14 @@ WEIGHTED = ("last_vector", "context_average", "weights", "weights_and_mean")
 KINDS = (*WEIGHTED, *RIDGES, "mean_vector")
 STEP, LIMIT = 0.5, 3.0  # the search for λ, in powers of ten of its unit
 BLOCK = 2048  # windows gathered at a time, so that memory does not grow with them
+
+
+class Solution(NamedTuple):
+    """What ridge gives for one λ."""
+
+    change: np.ndarray  # Δ, (C · D, D)
+    penalty: float  # λ
+    gcv: float  # lower is better
 
 
 class Moments:
@@ -78,17 +88,14 @@ class Moments:
         x, y = (np.concatenate(part) for part in zip(*self._centred(), strict=True))
         return x, y, (x @ x.T).astype(np.float64)
 
-    def ridge(self, start: np.ndarray, exponent: float) -> tuple[np.ndarray, float]:
+    def ridge(self, start: np.ndarray, exponent: float) -> Solution:
         """Solve for W = W₀ + Δ with the penalty λ on Δ, where W₀ = [start₁ I … ].
 
         Δ = (XᵀX + λ)⁻¹ (XᵀY − XᵀX W₀) or, for fewer windows than features, its dual
         Xᵀ (XXᵀ + λ)⁻¹ (Y − X W₀), the same from a smaller matrix.
 
-        Returns
-        -------
-        Δ : (C · D, D)
-        λ : float
-            10^exponent times the mean eigenvalue of XᵀX.
+        λ is 10^exponent times the mean eigenvalue of XᵀX. Generalised cross-validation
+        (Golub, Heath & Wahba 1979) is W |residual|² / (W − tr H)², H the hat matrix.
         """
         features, dim = self.means[:-1].size, self.means.shape[1]
         if len(self.windows) < features:
@@ -107,8 +114,35 @@ class Moments:
         # The transpose is in LAPACK's order: nothing is copied once more.
         factor = cho_factor(matrix.T, overwrite_a=True, check_finite=False)
         found = cho_solve(factor, rest.astype(np.float64), check_finite=False)
+        windows = len(self.windows)
+        inverse, _ = dtrtri(factor[0], lower=factor[1])
+        inverse = np.tril(inverse) if factor[1] else np.triu(inverse)
+        # tr M (M + λ)⁻¹, for M = XᵀX or XXᵀ
+        freedom = len(matrix) - penalty * np.square(inverse).sum()
+        if left is None:  # Δᵀ XᵀX Δ = Δᵀ (rest − λ Δ)
+            residual = self._rest(start) - (found * (rest + penalty * found)).sum()
+        else:
+            residual = penalty**2 * np.square(found).sum()
+        gcv = windows * residual / max(windows - freedom, 1e-9) ** 2
         found = found.astype(np.float32)
-        return (found if left is None else left.T @ found), penalty
+        return Solution(found if left is None else left.T @ found, penalty, float(gcv))
+
+    def _rest(self, start: np.ndarray) -> float:
+        """Return |Y − X W₀|² of the centred vectors."""
+        products = self.products - len(self.windows) * self.means @ self.means.T
+        signed = np.append(-start, 1.0)
+        return float(signed @ products @ signed)
+
+
+def climb(score: Callable[[float], float]) -> float:
+    """Return the exponent of the best score: from 0 up, else down, while it rises."""
+    best, found = 0.0, score(0.0)
+    for step in (STEP, -STEP):
+        while abs(best + step) <= LIMIT and (ahead := score(best + step)) > found:
+            best, found = best + step, ahead
+        if best:
+            break
+    return best
 
 
 class Linear(nn.Module):
@@ -129,7 +163,8 @@ class Linear(nn.Module):
     Notes
     -----
     λ is chosen by validation cosine: its exponent goes in halves from 0 to the best;
-    −3 or 3 means that the search ended there. Validation serves nothing else.
+    −3 or 3 means that the search ended there. Validation serves nothing else. What
+    generalised cross-validation would choose is noted beside it, as `gcv_exponent`.
     """
 
     title = "Linear"
@@ -208,29 +243,22 @@ class Linear(nn.Module):
         start = np.zeros(len(self.weights))
         if self.kind == "ridge_to_weights":
             start = moments.centred_weights()
+        solved = cache(partial(moments.ridge, start))
 
-        def measured(exponent: float) -> tuple[float, float, np.ndarray, float]:
-            matrix, penalty = moments.ridge(start, exponent)
+        def use(exponent: float) -> None:
+            matrix = solved(exponent).change
             self.matrix.copy_(torch.from_numpy(matrix))
             moved = start @ means[:-1] + means[:-1].ravel() @ matrix
             self._set(start, means[-1] - moved)
-            score = self._cosine(moments.dataset, validation)
-            return score, exponent, matrix, penalty
 
-        # From 0 up, or else down, while validation improves.
-        best = measured(0.0)
-        for step in (STEP, -STEP):
-            while abs(best[1] + step) <= LIMIT:
-                ahead = measured(best[1] + step)
-                if ahead[0] <= best[0]:
-                    break
-                best = ahead
-            if best[1] != 0:
-                break
-        _, exponent, matrix, penalty = best
-        self.matrix.copy_(torch.from_numpy(matrix))
-        self._set(start, means[-1] - start @ means[:-1] - means[:-1].ravel() @ matrix)
-        self.numbers |= {"lambda": penalty, "exponent": exponent}
+        def by_validation(exponent: float) -> float:
+            use(exponent)
+            return self._cosine(moments.dataset, validation)
+
+        exponent = climb(by_validation)
+        use(exponent)
+        self.numbers |= {"lambda": solved(exponent).penalty, "exponent": exponent}
+        self.numbers["gcv_exponent"] = climb(lambda e: -solved(e).gcv)
 
     @torch.inference_mode()
     def _cosine(self, dataset: Dataset, windows: np.ndarray) -> float:

@@ -47,11 +47,17 @@ class LSTM(nn.Module):
 
     def forward(self, context: torch.Tensor) -> torch.Tensor:
         """Map context (B, T, D) to raw predictions (B, D)."""
+        return self.output_proj(self.states(context)[:, -1])
+
+    def at_every_position(self, context: torch.Tensor) -> torch.Tensor:
+        """Map context (B, T, D) to what follows each of its positions, (B, T, D)."""
+        return self.output_proj(self.states(context))
+
+    def states(self, context: torch.Tensor) -> torch.Tensor:
+        """Map context (B, T, D) to the second layer's states (B, T, H)."""
         if trains_on_cpu(context):
-            states = self.layer_by_layer(context)  # (B, T, H)
-        else:
-            states = run_recurrent(self.lstm, context)
-        return self.output_proj(states[:, -1])  # (B, D)
+            return self.layer_by_layer(context)
+        return run_recurrent(self.lstm, context)
 
     def layer_by_layer(self, context: torch.Tensor) -> torch.Tensor:
         """Compute what `self.lstm` does, faster in training on a CPU."""

@@ -104,6 +104,14 @@ class Transformer(nn.Module):
             x = layer(x, memory, tgt_mask=causal, memory_mask=causal)
         return self.head(decode_last(last, x, memory))  # (B, D)
 
+    def at_every_position(self, context: torch.Tensor) -> torch.Tensor:
+        """Map context (B, T, D) to what follows each of its positions, (B, T, D)."""
+        x = memory = self.pos_encoder(self.input_proj(context))  # (B, T, H)
+        causal = causal_mask(x)
+        for layer in self.transformer_decoder.layers:
+            x = layer(x, memory, tgt_mask=causal, memory_mask=causal)
+        return self.head(x)
+
     @torch.inference_mode()
     def attention_maps(self, context: torch.Tensor) -> torch.Tensor:
         """Return who attends to whom, without dropout.

@@ -15,11 +15,9 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lvmlib.evaluation import BASELINES
+from lvmlib.records import BASELINES, GRADIENT_NORM_LIMIT, Run
 from lvmlib.results import baseline_means, history, window_scores
-from lvmlib.runs import Run
 from lvmlib.statistics import MARGIN, clustered_interval
-from lvmlib.training import GRADIENT_NORM_LIMIT
 
 NETWORK, BASELINE, MUTED = "#3b4cc0", "#8c6d31", "0.55"  # of no single model
 ARMS = {"epochs": "equal epochs", "steps": "equal updates"}

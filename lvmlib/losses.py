@@ -1,0 +1,55 @@
+"""What training minimises: squared error, cosine, or telling the next vector apart."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+TEMPERATURE = 0.05  # by which the ranking loss divides cosines
+NEIGHBOURS = 8  # windows of one document that it sees side by side
+
+
+def total_loss(kind: str, raw: Tensor, target: Tensor, rows: Tensor) -> Tensor:
+    """Return the sum over windows of one of the losses.
+
+    Parameters
+    ----------
+    kind : {"cosine", "ranking"}
+        1 − cosine; or the cross-entropy of the true target among the targets of all
+        given windows, by cosine over `TEMPERATURE` (InfoNCE, van den Oord et al. 2018).
+    raw, target : (B, D)
+    rows : (B, T + 1)
+        The windows' row numbers. A target that lies in a window's own context is left
+        out of its candidates: a prediction near its context must not pay for that.
+    """
+    if kind == "cosine":
+        return (1 - F.cosine_similarity(raw, target)).sum()
+    similarity = F.normalize(raw) @ F.normalize(target).T / TEMPERATURE  # (B, B)
+    own_context = (rows[:, None, :-1] == rows[None, :, -1:]).any(-1)  # (B, B)
+    similarity = similarity.masked_fill(own_context, -torch.inf)
+    truth = torch.arange(len(raw), device=raw.device)
+    return F.cross_entropy(similarity, truth, reduction="sum")
+
+
+def side_by_side(order: np.ndarray, documents: np.ndarray) -> np.ndarray:
+    """Reorder windows so that up to `NEIGHBOURS` of one document follow each other.
+
+    Batches of random windows hold hardly two of one document; those are the candidates
+    that are hard to tell from the truth.
+
+    Parameters
+    ----------
+    order : (W,)
+        A random order of the windows.
+    documents : (W,)
+        The document of each window, by its number.
+    """
+    of = documents[order]
+    grouped = np.argsort(of, kind="stable")  # in each document: still the random order
+    starts = np.r_[0, np.flatnonzero(np.diff(of[grouped])) + 1]
+    sizes = np.diff(np.r_[starts, len(order)])
+    place = np.arange(len(order)) - np.repeat(starts, sizes)  # in its document
+    first = grouped[np.arange(len(order)) - place % NEIGHBOURS]  # its group's first one
+    return order[grouped[np.argsort(first, kind="stable")]]

@@ -1,0 +1,92 @@
+"""Two ways to begin better than at random: unit variance, and a linear head start."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from lvmlib.models import build_model, unknown_name
+
+if TYPE_CHECKING:
+    from lvmlib.vectors import Dataset, Split
+
+HEAD_STARTS = ("none", "frozen", "trained")
+START = "ridge_to_weights"  # the strongest of the linear family
+
+
+class Started(nn.Module):
+    """``start(x) + network(s · x) / √D``, with s = √D if scaled, else 1.
+
+    A unit vector's numbers have a variance of 1/D. Times √D they have that of which
+    default rates and initial weights were made. With a head start the network's last
+    layer begins at zero, so that training begins at the linear model's prediction.
+
+    In a weight file the network's tensors keep the names they have without all this;
+    the linear model's begin with "start.".
+
+    Parameters
+    ----------
+    network : nn.Module
+        Of `build_model`, untrained; its last linear layer makes its output.
+    scale : bool
+        Whether the network reads unit variance.
+    head_start : {"none", "frozen", "trained"}
+        Whether there is a linear model, and whether training moves it.
+    """
+
+    def __init__(self, network: nn.Module, scale: bool, head_start: str):
+        super().__init__()
+        if head_start not in HEAD_STARTS:
+            raise unknown_name("head_start", head_start, HEAD_STARTS)
+        if not any(p.requires_grad for p in network.parameters()):
+            raise ValueError(
+                f"{network.architecture} is fitted, not trained: it has no scale and "
+                "no head start."
+            )
+        self.network = network
+        self.architecture, self.options = network.architecture, network.options
+        self.scale, self.head_start = scale, head_start
+        self.root = math.sqrt(self.options["dim"])
+        self.start = None
+        if head_start != "none":
+            sizes = {key: self.options[key] for key in ("dim", "context")}
+            self.start = build_model("linear", kind=START, **sizes)
+            self.start.requires_grad_(head_start == "trained")
+            last = [m for m in network.modules() if isinstance(m, nn.Linear)][-1]
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
+    def forward(self, context: torch.Tensor) -> torch.Tensor:
+        """Map context (B, T, D) to raw predictions (B, D)."""
+        raw = self.network(context * self.root if self.scale else context) / self.root
+        return raw if self.start is None else raw + self.start(context)
+
+    def at_every_position(self, context: torch.Tensor) -> torch.Tensor:
+        """Map context (B, T, D) to what follows each of its positions, (B, T, D)."""
+        scaled = context * self.root if self.scale else context
+        return self.network.at_every_position(scaled) / self.root
+
+    def fit(self, dataset: Dataset, split: Split) -> None:
+        """Fit the linear model; what the network gives at the start is taken off it."""
+        from lvmlib.evaluation import fitted_start  # it imports models, as we do
+
+        if self.start is None:
+            return
+        self.start.load_state_dict(fitted_start(dataset, split))
+        if getattr(self.network, "adds_average", False):
+            share = 1 / len(self.start.weights)
+            with torch.no_grad():
+                self.start.weights -= share if self.scale else share / self.root
+
+
+def inside(model: nn.Module) -> tuple[nn.Module, float]:
+    """Return the network itself, and what the vectors that it reads are multiplied by.
+
+    For a model without scale and head start that is the model, and 1.
+    """
+    if not isinstance(model, Started):
+        return model, 1.0
+    return model.network, model.root if model.scale else 1.0

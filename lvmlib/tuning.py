@@ -1,0 +1,170 @@
+"""Choosing recipes on validation alone: `python -m lvmlib.tuning best`.
+
+The study's YAML says under `tuning` how many trials each entry gets at each size (the
+same for all) and what they may choose from. Each cell has an Optuna journal of its
+own, so that trials go on where they were stopped; a killed one is lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+import torch
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from lvmlib.files import atomic_path, runs_root
+from lvmlib.recipe import make_settings
+from lvmlib.runs import new_model
+from lvmlib.study import read_yaml
+from lvmlib.training import TrainingError, train
+from lvmlib.vectors import make_split, open_dataset
+
+RANDOM_TRIALS = 4  # of a cell, before the sampler leans on what they found
+
+
+def tune(name: str, dataset: str, entry: str, size: int) -> None:
+    """Run what is left of a cell's trials; the score is the best validation cosine."""
+    torch.set_num_threads(1)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    plan = read_yaml(name)["tuning"]
+    own = plan["entries"][entry]
+    fixed, space = own.get("fixed", {}), plan["space"] | own.get("space", {})
+    cell = folder_of(name) / f"{entry}-{size}"
+    data = open_dataset(dataset, verify=False)
+
+    def objective(trial: optuna.Trial) -> float:
+        chosen = {key: suggest(trial, key, choice) for key, choice in space.items()}
+        parameters = fixed | chosen | {"size": size, "seed": plan["seed"]}
+        settings = make_settings(own["architecture"], parameters)
+        split = make_split(data, settings.protocol, size, settings.seed)
+        folder = cell / str(trial.number)
+        rows: list[dict[str, float]] = []
+
+        def report(row: dict[str, float]) -> None:
+            rows.append(row)
+            trial.report(row["validation_cosine"], len(rows))
+            trial.set_user_attr("history", rows)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+
+        model = new_model(settings, data.dim)
+        try:
+            train(
+                model,
+                data,
+                split,
+                settings.recipe,
+                settings.seed,
+                folder,
+                after_epoch=report,
+            )
+        except TrainingError:
+            return 0.0  # it diverged, which is an answer
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return max(row["validation_cosine"] for row in rows)
+
+    study = open_study(cell)
+    done = len(study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED)))
+    study.optimize(objective, max(0, plan["trials"] - done))
+
+
+def open_study(cell: Path) -> optuna.Study:
+    """Open a cell's journal, <cell>.log."""
+    cell.parent.mkdir(parents=True, exist_ok=True)
+    return optuna.create_study(
+        storage=JournalStorage(JournalFileBackend(f"{cell}.log")),
+        study_name=cell.name,
+        direction="maximize",
+        load_if_exists=True,
+        # Seeded, and another stream after each restart.
+        sampler=optuna.samplers.TPESampler(n_startup_trials=RANDOM_TRIALS),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=RANDOM_TRIALS),
+    )
+
+
+def suggest(trial: optuna.Trial, name: str, choice: Any) -> Any:
+    """Draw one parameter: from a list, or from {low, high} on a logarithmic scale."""
+    if isinstance(choice, list):
+        return trial.suggest_categorical(name, choice)
+    return trial.suggest_float(name, choice["low"], choice["high"], log=True)
+
+
+def trials_table(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return all trials of a study: a row a trial, and a row an epoch.
+
+    The first has entry, size, trial, state, validation_cosine (of the best epoch; of a
+    pruned trial so far), seconds and the chosen parameters.
+    """
+    trials, epochs = [], []
+    for journal in sorted(folder.glob("*.log")):
+        entry, _, size = journal.stem.rpartition("-")
+        for trial in open_study(journal.with_suffix("")).trials:
+            place = {"entry": entry, "size": int(size), "trial": trial.number}
+            rows = trial.user_attrs.get("history", [])
+            if not trial.state.is_finished() or not rows:
+                continue
+            best = max(row["validation_cosine"] for row in rows)
+            row = place | {"state": trial.state.name.lower()}
+            row |= {"validation_cosine": best}
+            row |= {"seconds": sum(row["seconds"] for row in rows)}
+            trials.append(row | trial.params)
+            epochs += [place | row for row in rows]
+    return pd.DataFrame(trials), pd.DataFrame(epochs)
+
+
+def folder_of(name: str) -> Path:
+    """Return the folder of a study's journals."""
+    return runs_root() / Path(name).stem / "tuning"
+
+
+def main() -> None:
+    """Run all trials that are left, and keep them in reports/<study>/tuning."""
+    parser = argparse.ArgumentParser(prog="lvmlib.tuning", description=__doc__)
+    parser.add_argument("study", help="name of a file in parameters/")
+    parser.add_argument("--dataset", default="", help="another dataset folder")
+    parser.add_argument("--only", default="", help="one entry, or an entry-size")
+    parser.add_argument("--cores", type=int, default=os.cpu_count())
+    arguments = parser.parse_args()
+    name, content = arguments.study, read_yaml(arguments.study)
+    dataset = arguments.dataset or content.get("dataset", "")
+    folder, kept = folder_of(name), Path("reports") / name / "tuning"
+    for journal in kept.glob("*.log"):  # go on from what the repository has
+        if not (folder / journal.name).exists():
+            copy(journal, folder / journal.name)
+    cells = [
+        (name, dataset, entry, size)
+        for entry, own in content["tuning"]["entries"].items()
+        for size in own["sizes"]
+        if arguments.only in ("", entry, f"{entry}-{size}")
+    ]
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(arguments.cores, mp_context=spawn) as pool:
+        for done in [pool.submit(tune, *cell) for cell in cells]:
+            done.result()
+    for journal in folder.glob("*.log"):
+        copy(journal, kept / journal.name)
+    trials, epochs = trials_table(folder)
+    for table, file in ((trials, "trials.csv"), (epochs, "epochs.csv")):
+        with atomic_path(kept / file) as temporary:
+            table.to_csv(temporary, index=False)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file, whole or not at all."""
+    with atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+if __name__ == "__main__":
+    main()
