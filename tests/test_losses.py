@@ -88,8 +88,7 @@ def test_resumed_training_equals_uninterrupted(
         built = build_model("lstm", dim=16, hidden=8)
         return Started(built, recipe.scale, recipe.head_start)
 
-    whole, parts = model(), model()
-    history = train(whole, dataset, split, recipe, 0, tmp_path / "whole")
+    history = train(model(), dataset, split, recipe, 0, tmp_path / "whole")
 
     def stop(row):
         raise KeyboardInterrupt
@@ -97,7 +96,7 @@ def test_resumed_training_equals_uninterrupted(
     # A checkpoint after every update; stopped after the first epoch, then gone on.
     given = (dataset, split, recipe, 0, tmp_path / "parts", "", 0.0)
     with pytest.raises(KeyboardInterrupt):
-        train(parts, *given, after_epoch=stop)
+        train(model(), *given, after_epoch=stop)
     again = train(model(), *given)
     for column in ("train_loss", "validation_cosine"):
         assert list(history[column]) == list(again[column])

@@ -48,7 +48,7 @@ def test_an_option_of_another_architecture_is_unknown():
     assert make_settings("graphmert", {"mask": "smooth"}).options == {"mask": "smooth"}
     with pytest.raises(ParameterError, match="'mask'"):
         make_settings("amn", {"mask": "smooth"})
-    for fixed in ("dim", "context", "architecture", "recipe", "options"):
+    for fixed in ("dim", "architecture", "recipe", "options"):
         with pytest.raises(ParameterError, match=f"Unknown parameter: '{fixed}'"):
             make_settings("amn", {fixed: 5})
 
@@ -146,6 +146,12 @@ def test_all_parameters_arrive():
         "warmup": 0.0,
         "weight_decay": 0.1,
         "patience": 2,
+        "scale": True,
+        "head_start": "frozen",
+        "loss": "cosine",
+        "every_position": False,
+        "averaging": 0.9,
+        "context": 7,
         "precision": "32-true",
         "device": "cpu",
         "hidden": 16,
@@ -261,6 +267,7 @@ def test_the_recipe_hash_changes_with_all_that_decides_the_numbers():
         replace(settings, size=2001),
         replace(settings, seed=1),
         replace(settings, protocol="as_reported"),
+        replace(settings, context=4),
         replace(settings, options={"dropout": 0.3}),
         replace(settings, options={"hidden": 256}),
     ]
@@ -274,6 +281,11 @@ def test_the_recipe_hash_changes_with_all_that_decides_the_numbers():
         "warmup": 0.06,
         "weight_decay": 0.0,
         "patience": 1,
+        "scale": True,
+        "head_start": "trained",
+        "loss": "ranking",
+        "every_position": True,
+        "averaging": 0.5,
         "precision": "32-true",
     }
     for name, value in changes.items():

@@ -12,7 +12,7 @@ from lvmlib import count_parameters, load_weights, predict, save_weights
 from lvmlib.evaluation import fitted_start, score_baselines
 from lvmlib.inference import predict_windows
 from lvmlib.models import ARCHITECTURES, build_model
-from lvmlib.recipe import ParameterError, Recipe, Settings, make_settings
+from lvmlib.recipe import ParameterError, Recipe, make_settings
 from lvmlib.runs import new_model, run
 from lvmlib.start import Started, inside
 from lvmlib.training import train
@@ -144,20 +144,6 @@ def test_options_that_do_not_fit_are_refused():
         make_settings("lstm", both)
     with pytest.raises(ParameterError, match="last position"):
         make_settings("lstm", {"every_position": True, "loss": "ranking"})
-
-
-def test_options_enter_the_hash_only_where_they_are_not_as_before():
-    plain = Settings("lstm").recipe_hash("0")
-    assert Settings("lstm", recipe=Recipe(scale=False)).recipe_hash("0") == plain
-    changed = [
-        Settings("lstm", recipe=Recipe(scale=True)),
-        Settings("lstm", recipe=Recipe(head_start="frozen")),
-        Settings("lstm", recipe=Recipe(loss="cosine")),
-        Settings("lstm", recipe=Recipe(every_position=True)),
-        Settings("lstm", recipe=Recipe(averaging=0.9)),
-        Settings("lstm", context=4),
-    ]
-    assert len({plain, *(s.recipe_hash("0") for s in changed)}) == 7
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru", "transformer"])

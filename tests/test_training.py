@@ -82,9 +82,9 @@ def record_updates(monkeypatch):
     """Keep the batch and the learning rate of each update."""
     updates, plain = [], training.differentiate
 
-    def recorded(fabric, model, optimizer, batch, *rest):
+    def recorded(fabric, model, optimizer, batch, *rest, **named):
         updates.append((batch.clone(), optimizer.param_groups[0]["lr"]))
-        plain(fabric, model, optimizer, batch, *rest)
+        plain(fabric, model, optimizer, batch, *rest, **named)
 
     monkeypatch.setattr(training, "differentiate", recorded)
     return updates
@@ -274,11 +274,11 @@ def test_updates_on_a_gpu_do_not_wait_for_it(
 ):
     plain, count = training.differentiate, itertools.count()
 
-    def watched(*arguments):
+    def watched(*arguments, **named):
         # The very first update sets up libraries and the optimiser's state.
         torch.cuda.set_sync_debug_mode("error" if next(count) else "default")
         try:
-            plain(*arguments)
+            plain(*arguments, **named)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -574,10 +574,10 @@ def run_interrupted(monkeypatch, updates, *arguments, **options):
     """Train with a checkpoint after each update, and fail after so many of them."""
     count, plain = iter(range(1, 10**6)), training.differentiate
 
-    def failing(*arguments):
+    def failing(*arguments, **named):
         if next(count) > updates:
             raise Interruption
-        plain(*arguments)
+        plain(*arguments, **named)
 
     with monkeypatch.context() as patch:
         patch.setattr(training, "differentiate", failing)
