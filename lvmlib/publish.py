@@ -34,6 +34,7 @@ from lvmlib.results import (
     main_runs,
     over_baseline,
     read_plan,
+    study_answer,
     study_pages,
     window_scores,
 )
@@ -205,7 +206,8 @@ def render(report: Path, study: Path) -> None:
     A notebook gets of `reported` (the original protocol's committed runs) and `plan`
     (reports/<study>/PLAN.md) what it has as a parameter and what is there.
     """
-    names = ["summary", *study_pages(study)]
+    answer = study_answer(study)
+    names = [answer, *study_pages(study)]
     pages = [["index.html", "Answer"]] + [[f"{n}.html", n.title()] for n in names[1:]]
     given = {"study": study.resolve()}
     others = {"reported": report.parent / "as_reported" / "runs"}
@@ -216,9 +218,9 @@ def render(report: Path, study: Path) -> None:
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(lambda name: _execute(name, made[name], given), names))
         for name, notebook in made.items():
-            html = "index" if name == "summary" else name
+            html = "index" if name == answer else name
             render_page(notebook, report / f"{html}.html", pages)
-        tagged = _tagged_outputs(made["summary"])
+        tagged = _tagged_outputs(made[answer])
     table = load_study(study)
     hidden = r"^folder$|^baseline_(?!\w+_cosine$)|validation_cosine_|numbers"
     with atomic_path(report / "results.csv") as temporary:

@@ -126,6 +126,11 @@ def study_pages(path: str | Path) -> list[str]:
     return content.get("pages") or list(PAGES)
 
 
+def study_answer(path: str | Path) -> str:
+    """Return the notebook that becomes the report's first page, index.html."""
+    return (read_json(Path(path) / "study.json") or {}).get("answer") or "summary"
+
+
 def read_plan(path: str | Path) -> dict[Path, dict[str, Any]]:
     """Return the planned runs by folder: label, page, recipe_hash, …; else none."""
     plan = read_json(Path(path) / "study.json") or {"runs": []}
@@ -301,9 +306,17 @@ def best_baseline(runs: pd.DataFrame) -> tuple[str, float]:
 
 
 def paired_differences(
-    after: pd.DataFrame, before: pd.DataFrame, column: str = "cosine"
+    after: pd.DataFrame,
+    before: pd.DataFrame,
+    column: str = "cosine",
+    before_column: str = "",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Subtract `before` from `after`, paired by seed and test window.
+
+    Parameters
+    ----------
+    before_column : str
+        Another column to subtract, such as cosine_ridge; empty is the same.
 
     Returns
     -------
@@ -321,17 +334,38 @@ def paired_differences(
     if not seeds:
         raise ValueError("the two groups of runs have no seed in common.")
     pair = [runs.set_index("seed").loc[seeds].reset_index() for runs in (after, before)]
-    (new, documents), (old, others) = (window_scores(runs, column) for runs in pair)
+    new, documents = window_scores(pair[0], column)
+    old, others = window_scores(pair[1], before_column or column)
     if not np.array_equal(documents, others):
         raise ValueError("the two groups were scored on different test windows.")
     return new - old, documents
 
 
 def compare(
-    after: pd.DataFrame, before: pd.DataFrame, column: str = "cosine"
+    after: pd.DataFrame,
+    before: pd.DataFrame,
+    column: str = "cosine",
+    before_column: str = "",
 ) -> Interval:
     """Return the interval of after − before, paired by seed and test window."""
-    return clustered_interval(*paired_differences(after, before, column))
+    found = paired_differences(after, before, column, before_column)
+    return clustered_interval(*found)
+
+
+def on_common_windows(
+    runs: pd.DataFrame, column: str = "cosine"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Collect scores as `window_scores`, on the targets that all of the runs predict.
+
+    Runs that read contexts of several lengths were scored on several sets of windows:
+    a chunk with eight others before it is no target of a run that reads ten.
+    """
+    frames = [_scores(folder).set_index("row") for folder in runs["folder"]]
+    rows = frames[0].index
+    for frame in frames[1:]:
+        rows = rows.intersection(frame.index)
+    scores = np.stack([frame.loc[rows, column].to_numpy() for frame in frames])
+    return scores, frames[0].loc[rows, "document"].to_numpy()
 
 
 def over_baseline(runs: pd.DataFrame, baseline: str) -> Interval:

@@ -31,6 +31,7 @@ from lvmlib.vectors import open_dataset
 SHAPES = {"title": str, "dataset": str, "threads": int, "seeds": list, "recipe": dict}
 SHAPES |= {"arms": dict, "architectures": dict}
 SHAPES |= {"tuning": dict}  # read by `lvmlib.tuning`
+SHAPES |= {"answer": str}  # the notebook that becomes index.html
 SHAPES |= {"pages": list}  # question notebooks, see `results.study_pages`
 SHAPES |= {"protocol": None, "sizes": None}  # checked where they are used
 EXPECTED = {str: "text", int: "a whole number", list: "a list"}
@@ -90,6 +91,7 @@ class Study:
     dataset_sha256: str
     threads: int  # of each run; runs beside each other share the cores
     pages: tuple[str, ...] = PAGES  # of its report: notebooks, a question each
+    answer: str = "summary"  # the notebook that becomes its first page
 
     @property
     def folder(self) -> Path:
@@ -100,6 +102,7 @@ class Study:
         """Keep the plan beside the runs, so that the summary knows what is missing."""
         plan = {
             "title": self.title,
+            "answer": self.answer,
             "pages": list(self.pages),
             "runs": [
                 {
@@ -151,7 +154,8 @@ def read_study(name: str, dataset: str = "") -> Study:
     title = content.get("title", path.stem)
     threads = content.get("threads") or 1
     pages = tuple(content.get("pages") or PAGES)
-    return Study(path.stem, title, tuple(runs), opened.sha256, threads, pages)
+    answer = content.get("answer") or "summary"
+    return Study(path.stem, title, tuple(runs), opened.sha256, threads, pages, answer)
 
 
 class _Loader(yaml.SafeLoader):
@@ -202,7 +206,11 @@ def read_yaml(name: str) -> dict[str, Any]:
     notebooks = sorted(
         file.stem for file in (project_folder() / "notebooks").glob("*.ipynb")
     )
-    for page in content.get("pages") or []:  # else told when all runs are done
+    answer = content.get("answer") or "summary"
+    for page in [
+        answer,
+        *(content.get("pages") or []),
+    ]:  # else told when all runs are done
         if page not in notebooks:
             raise ParameterError(f"{path}: {unknown_name('page', page, notebooks)}")
     return content

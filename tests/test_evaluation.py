@@ -536,3 +536,29 @@ def test_baselines_are_fitted_once_and_read_again(tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(again[0], first[0])
     assert again[1] == first[1]
     assert set(first[1]["baselines"]) == set(NAMES)
+
+
+@pytest.mark.parametrize("length", [20, 60], ids=["dual", "primal"])
+def test_low_rank_is_the_best_of_its_rank_and_the_whole_at_full_rank(length):
+    dataset, windows, _ = random_case(19, [length, length, 30], 2, 24)
+    train, validation = windows[:-28], windows[-28:]
+    moments = linear.Moments(dataset, train)
+    context = dataset.vectors[train[:, :-1]]
+
+    def fitted(**options):
+        model = build_model("linear", dim=24, context=2, **options).eval()
+        model.fit_moments(moments, validation)
+        return outputs(model, context)
+
+    whole = fitted(kind="ridge_to_weights")
+    full = fitted(kind="low_rank", rank=24)
+    np.testing.assert_allclose(full, whole, atol=1e-4)
+    plain = build_model("linear", dim=24, context=2)
+    plain.fit_moments(moments, validation)
+    added = (context - moments.means[:-1]).reshape(len(train), -1) @ (
+        plain.matrix.numpy()
+    )
+    singular = np.linalg.svd(added, compute_uv=False)
+    for rank in (3, 10):
+        lost = np.square(fitted(kind="low_rank", rank=rank) - whole).sum()
+        assert lost == pytest.approx(np.square(singular[rank:]).sum(), rel=1e-3)

@@ -18,7 +18,7 @@ from lvmlib.vectors import Dataset, Split
 
 RIDGES = ("ridge", "ridge_to_weights")
 WEIGHTED = ("last_vector", "context_average", "weights", "weights_and_mean")
-KINDS = (*WEIGHTED, *RIDGES, "mean_vector")
+KINDS = (*WEIGHTED, *RIDGES, "low_rank", "mean_vector")
 STEP, LIMIT = 0.5, 3.0  # the search for λ, in powers of ten of its unit
 BLOCK = 2048  # windows gathered at a time, so that memory does not grow with them
 
@@ -127,6 +127,13 @@ class Moments:
         found = found.astype(np.float32)
         return Solution(found if left is None else left.T @ found, penalty, float(gcv))
 
+    def explained(self, change: np.ndarray) -> np.ndarray:
+        """Return Δᵀ XᵀX Δ, (D, D): what Δ moves, by direction of the target."""
+        if len(self.windows) < self.means[:-1].size:
+            moved = self.dual[0] @ change
+            return moved.T @ moved
+        return change.T @ self.gram[0] @ change
+
     def _rest(self, start: np.ndarray) -> float:
         """Return |Y − X W₀|² of the centred vectors."""
         products = self.products - len(self.windows) * self.means @ self.means.T
@@ -158,7 +165,10 @@ class Linear(nn.Module):
         "last_vector", "context_average"; "weights" (one a position, least squares);
         "weights_and_mean" (and one of the mean target); "ridge" (a matrix a position,
         shrunk to zero); "ridge_to_weights" (shrunk to the weights, times the identity);
-        "mean_vector" (of the training targets).
+        "low_rank" (what it adds to the weights, by `rank` directions of the target that
+        it moves most: reduced-rank regression); "mean_vector" (of training targets).
+    rank : int
+        Of "low_rank"; at most `dim`.
 
     Notes
     -----
@@ -170,7 +180,11 @@ class Linear(nn.Module):
     title = "Linear"
 
     def __init__(
-        self, dim: int = 768, context: int = 5, kind: str = "ridge_to_weights"
+        self,
+        dim: int = 768,
+        context: int = 5,
+        kind: str = "ridge_to_weights",
+        rank: int = 256,
     ):
         super().__init__()
         if kind not in KINDS:
@@ -184,6 +198,9 @@ class Linear(nn.Module):
         self.weights, self.constant = fixed(context), fixed(dim)
         if kind in RIDGES:
             self.matrix = fixed(context * dim, dim)
+        if kind == "low_rank":
+            rank = min(rank, dim)
+            self.down, self.up = fixed(context * dim, rank), fixed(rank, dim)
 
     @property
     def kept(self) -> int:
@@ -192,21 +209,26 @@ class Linear(nn.Module):
         if self.kind in RIDGES:
             added = weights if self.kind == "ridge_to_weights" else 0
             return self.matrix.numel() + constant + added
+        if self.kind == "low_rank":
+            return self.down.numel() + self.up.numel() + constant + weights
         counts = {"weights": weights, "mean_vector": constant}
         return (counts | {"weights_and_mean": weights + constant}).get(self.kind, 0)
 
     @staticmethod
     def sizes_of(state: dict[str, torch.Tensor]) -> dict[str, int | str]:
         """Return the sizes that a weight file's shapes tell."""
-        kind = "ridge" if "matrix" in state else "weights"
         sizes = {"dim": len(state["constant"]), "context": len(state["weights"])}
-        return sizes | {"kind": kind}
+        if "down" in state:
+            return sizes | {"kind": "low_rank", "rank": len(state["up"])}
+        return sizes | {"kind": "ridge" if "matrix" in state else "weights"}
 
     def forward(self, context: torch.Tensor) -> torch.Tensor:
         """Map context (B, T, D) to raw predictions (B, D)."""
         raw = self.constant + torch.einsum("btd,t->bd", context, self.weights)
         if self.kind in RIDGES:
             raw = raw + context.flatten(1) @ self.matrix
+        if self.kind == "low_rank":
+            raw = raw + context.flatten(1) @ self.down @ self.up
         return raw
 
     def fit(self, dataset: Dataset, split: Split) -> None:
@@ -218,6 +240,8 @@ class Linear(nn.Module):
         c, means = len(self.weights), moments.means
         if self.kind in RIDGES:
             self._fit_ridge(moments, validation)
+        elif self.kind == "low_rank":
+            self._fit_low_rank(moments, validation)
         elif self.kind == "last_vector":
             self._set(np.eye(c)[-1])
         elif self.kind == "context_average":
@@ -234,7 +258,7 @@ class Linear(nn.Module):
     def _set(self, weights: np.ndarray, constant: np.ndarray | float = 0.0) -> None:
         self.weights.copy_(torch.as_tensor(weights))
         self.constant.copy_(torch.as_tensor(constant))
-        if self.kind in ("weights", "weights_and_mean", "ridge_to_weights"):
+        if self.kind in ("weights", "weights_and_mean", "ridge_to_weights", "low_rank"):
             names = (f"weight_{n}" for n in range(1, len(weights) + 1))
             self.numbers = dict(zip(names, map(float, weights), strict=True))
 
@@ -259,6 +283,19 @@ class Linear(nn.Module):
         use(exponent)
         self.numbers |= {"lambda": solved(exponent).penalty, "exponent": exponent}
         self.numbers["gcv_exponent"] = climb(lambda e: -solved(e).gcv)
+
+    def _fit_low_rank(self, moments: Moments, validation: np.ndarray) -> None:
+        full = Linear(len(self.constant), len(self.weights))
+        full.fit_moments(moments, validation)
+        change, means = full.matrix.numpy(), moments.means
+        _, directions = np.linalg.eigh(moments.explained(change))  # ascending
+        kept = directions[:, -len(self.up) :].astype(np.float32)
+        self.down.copy_(torch.from_numpy(change @ kept))
+        self.up.copy_(torch.from_numpy(kept.T))
+        start = full.weights.double().numpy()
+        moved = start @ means[:-1] + means[:-1].ravel() @ (change @ kept) @ kept.T
+        self._set(start, means[-1] - moved)
+        self.numbers |= {key: full.numbers[key] for key in ("lambda", "exponent")}
 
     @torch.inference_mode()
     def _cosine(self, dataset: Dataset, windows: np.ndarray) -> float:
