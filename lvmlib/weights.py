@@ -18,6 +18,7 @@ from lvmlib.models import ARCHITECTURES, build_model
 from lvmlib.start import Started
 
 WRAPPED = ("module.", "_orig_mod.")  # what DDP and torch.compile put before names
+PRETRAINED_ENCODER = "all-mpnet-base-v2"  # whose vectors the shipped models read
 PRETRAINED = Path(__file__).parent / "pretrained" / "amn.safetensors"
 
 

