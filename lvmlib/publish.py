@@ -47,6 +47,7 @@ from lvmlib.weights import PRETRAINED, load_weights, save_weights
 # Of a run's scores by window: what a page reads.
 COLUMNS = ["document", "row", "cosine", "contrastive", "rank_document", "rank_all"]
 ANSWER, ANSWER_ENDS = "<!-- answer -->", "<!-- answer ends -->"
+SHIP = "the entry whose model ships, as best or ranking"
 UP = [["index.html", "Answer"]]  # where a run's page leads
 SMALL_FILES = ("test.parquet", "history.csv", "run.json")  # last: then a run is done
 
@@ -149,7 +150,11 @@ def model_card(runs: pd.DataFrame) -> str:
         first=load_run(runs["folder"].iloc[0]).info,
         runs=runs,
         cosine=clustered_interval(scores, documents),
-        leads={name: over_baseline(runs, name) for name in PAIRED_BASELINES},
+        leads={
+            name: over_baseline(runs, name)
+            for name in (*PAIRED_BASELINES, "ridge_to_weights")
+            if f"baseline_{name}_cosine" in runs
+        },
         latency=times.get(runs["architecture"].iloc[0]),
     )
 
@@ -162,7 +167,7 @@ def publish_cards(table: pd.DataFrame, folder: Path) -> None:
         (folder / f"{entry}.md").write_text(model_card(runs.sort_values("seed")))
 
 
-def ship(runs: pd.DataFrame, path: str | Path = PRETRAINED) -> None:
+def ship(runs: pd.DataFrame, path: str | Path) -> None:
     """Put one finished run's model into the package: float16, with its card beside.
 
     Half the numbers' bytes cost nothing that the exam can see; `load_pretrained` turns
@@ -278,7 +283,7 @@ def main() -> None:
     """Publish a study's runs, pages and cards, or render what is there."""
     parser = argparse.ArgumentParser(prog="lvmlib.publish", description=__doc__)
     parser.add_argument("study", nargs="?", help="name of a study, such as reference")
-    parser.add_argument("--ship", default="", help="the entry whose model ships")
+    parser.add_argument("--ship", nargs=2, metavar=("ENTRY", "USE"), help=SHIP)
     parser.add_argument("--render", action="store_true", help="only render the pages")
     parser.add_argument("--runs", type=Path, help="folder of runs to render")
     parser.add_argument("--page", nargs=2, type=Path, help="one notebook, one page")
@@ -298,9 +303,9 @@ def main() -> None:
     render_run_pages(table, study, report)
     publish_cards(main_runs(table), report / "cards")
     if arguments.ship:
-        runs = main_runs(table)
-        runs = runs[(runs["entry"] == arguments.ship) & (runs["seed"] == 0)]
-        ship(runs[runs["size"] == runs["size"].max()])
+        entry, use = arguments.ship
+        runs = table[(table["entry"] == entry) & (table["seed"] == 0)]
+        ship(runs[runs["size"] == runs["size"].max()], PRETRAINED[use])
 
 
 if __name__ == "__main__":

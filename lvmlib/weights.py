@@ -14,12 +14,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lvmlib.files import atomic_path
-from lvmlib.models import ARCHITECTURES, build_model
+from lvmlib.models import ARCHITECTURES, build_model, unknown_name
 from lvmlib.start import Started
 
 WRAPPED = ("module.", "_orig_mod.")  # what DDP and torch.compile put before names
 PRETRAINED_ENCODER = "all-mpnet-base-v2"  # whose vectors the shipped models read
-PRETRAINED = Path(__file__).parent / "pretrained" / "amn.safetensors"
+PRETRAINED = {
+    use: Path(__file__).parent / "pretrained" / f"{use}.safetensors"
+    for use in ("best", "ranking")
+}
 
 
 class WeightsError(ValueError):
@@ -99,13 +102,21 @@ def load_weights(path: str | Path) -> nn.Module:
     return model.eval()
 
 
-def load_pretrained() -> nn.Module:
-    """Load the small model that ships with the package; its card lies beside it.
+def load_pretrained(use: str = "best") -> nn.Module:
+    """Load a small model that ships with the package; its card lies beside it.
 
-    It predicts vectors of all-mpnet-base-v2; those of another encoder mean nothing to
-    it. Raises WeightsError if the package was installed without it.
+    Parameters
+    ----------
+    use : {"best", "ranking"}
+        The one nearest to the next vector, or the one that best tells the next chunk
+        from others.
+
+    Both predict vectors of all-mpnet-base-v2; those of another encoder mean nothing to
+    them. Raises WeightsError if the package was installed without them.
     """
-    return load_weights(PRETRAINED)
+    if use not in PRETRAINED:
+        raise unknown_name("use", use, PRETRAINED)
+    return load_weights(PRETRAINED[use])
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

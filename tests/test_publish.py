@@ -82,13 +82,20 @@ def test_a_shipped_model_predicts_what_the_run_s_model_does(planned, tmp_path):
     assert f"cosine: {runs['test_cosine'].iloc[0]:.4f} [" in card
 
 
-def test_the_model_in_the_package():
-    assert PRETRAINED.stat().st_size < 5e6
-    context = lvmlib.open_dataset().gather(np.arange(5))
-    prediction = lvmlib.predict(lvmlib.load_pretrained(), context)
+@pytest.mark.parametrize("use", PRETRAINED)
+def test_the_models_in_the_package(use):
+    assert PRETRAINED[use].stat().st_size < 5e6
+    model = lvmlib.load_pretrained(use)
+    context = lvmlib.open_dataset().gather(np.arange(model.options["context"]))
+    prediction = lvmlib.predict(model, context)
     assert prediction.shape == (768,)
     assert np.linalg.norm(prediction) == pytest.approx(1, abs=1e-5)
-    assert PRETRAINED.with_suffix(".md").exists()
+    assert PRETRAINED[use].with_suffix(".md").exists()
+
+
+def test_an_unknown_use_of_a_model_names_the_valid_ones():
+    with pytest.raises(ValueError, match="best, ranking"):
+        lvmlib.load_pretrained("rank")
 
 
 def test_git_keeps_the_published_runs():
