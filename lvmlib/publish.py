@@ -19,6 +19,7 @@ import textwrap
 from base64 import b64decode
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nbformat
 import pandas as pd
@@ -41,8 +42,9 @@ from lvmlib.results import (
 from lvmlib.show import interval, signed
 from lvmlib.show.html import ReportExporter
 from lvmlib.statistics import clustered_interval
-from lvmlib.study import Study
-from lvmlib.weights import PRETRAINED, load_weights, save_weights
+
+if TYPE_CHECKING:  # it imports torch, which takes seconds; rendering needs none
+    from lvmlib.study import Study
 
 # Of a run's scores by window: what a page reads.
 COLUMNS = ["document", "row", "cosine", "contrastive", "rank_document", "rank_all"]
@@ -173,6 +175,8 @@ def ship(runs: pd.DataFrame, path: str | Path) -> None:
     Half the numbers' bytes cost nothing that the exam can see; `load_pretrained` turns
     them back into float32.
     """
+    from lvmlib.weights import load_weights, save_weights
+
     (folder,) = runs["folder"]
     model = load_weights(Path(folder) / "model.safetensors")
     save_weights(model.half(), path)
@@ -303,6 +307,8 @@ def main() -> None:
     render_run_pages(table, study, report)
     publish_cards(main_runs(table), report / "cards")
     if arguments.ship:
+        from lvmlib.weights import PRETRAINED
+
         entry, use = arguments.ship
         runs = table[(table["entry"] == entry) & (table["seed"] == 0)]
         ship(runs[runs["size"] == runs["size"].max()], PRETRAINED[use])

@@ -1,5 +1,7 @@
 """The study's table and its comparisons: known answers, and the committed studies'."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +90,39 @@ def test_runs_on_other_test_windows_are_not_paired(study):
     runs = lvmlib.load_study(study)
     with pytest.raises(ValueError, match="other test windows"):
         results.window_scores(runs[runs["entry"] == "lstm"])
+
+
+def test_another_column_may_be_subtracted(study):
+    runs = lvmlib.load_study(study)
+    cell = runs[(runs["entry"] == "amn") & (runs["size"] == SMALL)]
+    found = results.compare(cell, cell, "cosine_six_numbers", "cosine_ridge")
+    assert found.estimate == pytest.approx(0.1)
+
+
+def test_contexts_of_several_lengths_meet_on_the_windows_that_all_have(tmp_path):
+    cosine = np.linspace(0, 1, 400)
+    write_run(tmp_path, "amn", SMALL, cosine)
+    shifted = {"row": np.arange(400) + 100}  # its first hundred targets are missing
+    write_run(tmp_path, "lstm", SMALL, cosine, scores=shifted)
+    table = lvmlib.load_study(tmp_path).sort_values("entry")
+    scores, documents = results.on_common_windows(table)
+    assert scores.shape == (2, 300)
+    np.testing.assert_allclose(scores, [cosine[100:], cosine[:300]])
+    assert list(documents) == list(np.repeat(np.arange(40), 10)[100:])
+
+
+def test_a_study_names_its_first_page(tmp_path):
+    assert results.study_answer(tmp_path) == "summary"
+    (tmp_path / "study.json").write_text('{"runs": [], "answer": "levers"}')
+    assert results.study_answer(tmp_path) == "levers"
+
+
+def test_reading_needs_no_torch():
+    code = (
+        "import sys, lvmlib.causes, lvmlib.scaling, lvmlib.show.plots, lvmlib.publish"
+    )
+    code += "; assert not {'torch', 'lightning_fabric'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_training_set_counts_once_in_the_means_of_baselines():

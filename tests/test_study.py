@@ -124,6 +124,20 @@ def test_sizes_name_their_seeds_and_the_nearest_ones_count(plan):
     assert [r.settings.recipe.min_steps for r in study.runs] == [0] * 4 + [9, 7, 7]
 
 
+def test_a_size_may_have_parameters_of_its_own(plan):
+    own = {"seeds": [4], "learning_rate": 0.03}
+    sizes = {100: own, 150: {"warmup": 0.2}}
+    study = plan(GRID | {"arms": {}, "architectures": {"amn": {"sizes": sizes}}})
+    cells = [
+        (r.settings.size, r.settings.seed, r.settings.recipe.learning_rate)
+        for r in study.runs
+    ]
+    rate = cells[-1][2]
+    assert cells == [(100, 4, 0.03), *[(150, seed, rate) for seed in (0, 1, 2)]]
+    assert rate != 0.03
+    assert study.runs[-1].settings.recipe.warmup == 0.2
+
+
 def test_defaults_of_a_small_study(tmp_path, monkeypatch, runs_root):
     (tmp_path / "parameters").mkdir()
     content = "sizes: [300]\nseeds: [0]\narchitectures:\n  gru:\n"
