@@ -47,13 +47,13 @@ benchmark: $(READY) ## measure speed, memory and latency here (25 minutes on an 
 	@$(IN_VENV) $(BIN)/jupyter nbconvert --to lvm_report --output index \
 	  reports/benchmark/benchmark.ipynb
 
-# Four notebooks run in test_end_to_end. The others come first and in order: xdist would leave the files of few, long tests to the end.
+# Two notebooks run in test_end_to_end. The others come first and in order: xdist would leave the files of few, long tests to the end.
 test: $(READY) ## run all tests and all notebooks (their runs go to a temporary folder)
 	@runs=$$(mktemp -d) && trap 'rm -rf "$$runs"' EXIT && \
 	$(IN_VENV) LVM_RUNS="$$runs" OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
 	  notebooks tests -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder \
 	  --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
-	  $(patsubst %,--ignore=notebooks/%.ipynb,summary networks costs runs)
+	  $(patsubst %,--ignore=notebooks/%.ipynb,summary runs)
 
 sample: $(READY) ## rebuild the bundled vectors (ENCODER=folder of all-mpnet-base-v2, if offline)
 	@$(IN_VENV) $(BIN)/python -m lvmlib.corpus.building $(ENCODER)

@@ -7,8 +7,7 @@
 import re
 import shlex
 
-from lvmlib.study import read_study
-from lvmlib.training import HUGE_PAGES
+from lvmlib.study import HUGE_PAGES, read_study
 
 study = read_study(config.get("study", "quick"), config.get("dataset", ""))
 study.write_plan()

@@ -37,6 +37,11 @@ SHAPES |= {"protocol": None, "sizes": None}  # checked where they are used
 EXPECTED = {str: "text", int: "a whole number", list: "a list"}
 EXPECTED[dict] = "names with values"
 GRID = ("sizes", "arms")  # what an entry may have of its own beside parameters
+# For GLIBC_TUNABLES, in the Snakefile: malloc keeps what is freed, in huge pages.
+HUGE_PAGES = ":".join(
+    f"glibc.malloc.{name}"
+    for name in ("hugetlb=1", "trim_threshold=4000000000", "mmap_threshold=4000000000")
+)
 ONE_ARM = {"epochs": None}
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # of an entry, an arm, a study
 

@@ -44,11 +44,6 @@ from lvmlib.weights import load_weights, save_weights
 VALIDATION_BLOCK = 2048  # windows; all at once would be the peak of a run's memory
 START_RATE = 0.1  # of a trained head start, as a share of the network's rate
 STEPS_TO_AGREE = 64  # how often several devices ask the first one's clock
-# For GLIBC_TUNABLES, in the Snakefile: malloc keeps what is freed, in huge pages.
-HUGE_PAGES = ":".join(
-    f"glibc.malloc.{name}"
-    for name in ("hugetlb=1", "trim_threshold=4000000000", "mmap_threshold=4000000000")
-)
 
 
 class TrainingError(RuntimeError):

@@ -80,10 +80,10 @@ def interrupt(arguments, folder, fabric) -> None:
     """Fail at the 18th update, in the second epoch; the last checkpoint is of 15."""
     plain, often = training.differentiate, training.STEPS_TO_AGREE
 
-    def failing(*arguments):
+    def failing(*arguments, **named):
         if arguments[5] == 18:  # the number of the update
             raise InterruptedError
-        plain(*arguments)
+        plain(*arguments, **named)
 
     training.differentiate, training.STEPS_TO_AGREE = failing, 5
     try:

@@ -22,7 +22,9 @@ from lvmlib.gpu import resolve_precision
 from lvmlib.layers import Dropout
 from lvmlib.models import build_model
 from lvmlib.models.transformer import causal_mask
-from lvmlib.training import GRADIENT_NORM_LIMIT, HUGE_PAGES, clip_gradients
+from lvmlib.records import GRADIENT_NORM_LIMIT
+from lvmlib.study import HUGE_PAGES
+from lvmlib.training import clip_gradients
 from lvmlib.vectors import Dataset
 
 
