@@ -729,42 +729,6 @@ def test_divergence_in_the_first_epoch_is_an_error(dataset, split, tmp_path, sch
     assert len(pd.read_csv(tmp_path / "history.csv")) == 1
 
 
-def status(train_cosine, level=0.42, **columns):
-    history = pd.DataFrame({"train_cosine": train_cosine})
-    history = history.assign(train_loss=0.001, validation_cosine=0.5)
-    return training_status(history.assign(**columns), level)
-
-
-@pytest.mark.parametrize(
-    ("cosines", "expected"),
-    [
-        ([0.45, 0.52, 0.55], "trained"),
-        ([0.43, 0.42, 0.50], "trained"),  # slow to leave the level
-        ([0.55, 0.54, 0.45], "trained"),  # worse, but not at the level
-        ([0.519, 0.548, 0.444, 0.424, 0.424], "collapsed"),  # the reported GraphMERT
-        ([0.30, 0.46, 0.30], "collapsed"),  # below the level is not better
-        ([0.30, 0.41, 0.42], "unlearned"),
-        ([0.439], "unlearned"),  # within 0.02 of 0.42
-        ([0.441], "trained"),
-    ],
-)
-def test_status_by_the_training_cosine(cosines, expected):
-    assert status(cosines) == expected
-
-
-def test_a_collapse_within_the_last_epoch_shows_in_validation():
-    validation = [0.53, 0.55, 0.17]  # graphmert-smooth at 232,605 vectors, seed 2
-    assert status([0.54, 0.57, 0.33], 0.2, validation_cosine=validation) == "collapsed"
-    # Validation falls while training goes on rising: overfitting, if anything.
-    assert status([0.54, 0.57, 0.58], 0.2, validation_cosine=validation) == "trained"
-
-
-def test_status_of_losses_that_are_not_finite():
-    assert status([0.5, 0.5], train_loss=[0.1, math.nan]) == "diverged"
-    assert status([0.5, 0.5], train_loss=[0.1, math.inf]) == "diverged"
-    assert status([0.5, math.nan], validation_cosine=[0.5, math.nan]) == "diverged"
-
-
 def test_checkpoints_count_time_across_epochs(dataset, split, tmp_path, monkeypatch):
     """Epochs shorter than `checkpoint_seconds` must not postpone it for ever."""
     clock = iter(range(100_000))
