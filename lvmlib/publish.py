@@ -157,7 +157,7 @@ def model_card(runs: pd.DataFrame) -> str:
             for name in (*PAIRED_BASELINES, "ridge_to_weights")
             if f"baseline_{name}_cosine" in runs
         },
-        latency=times.get(runs["architecture"].iloc[0]),
+        latency=times.get(runs["entry"].iloc[0]),
     )
 
 
