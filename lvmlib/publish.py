@@ -70,8 +70,8 @@ def publish_runs(study: str | Path, target: str | Path) -> int:
     for row in table.itertuples():
         folder = target / Path(row.folder).relative_to(study)
         folder.mkdir(parents=True, exist_ok=True)
-        paired = dict.fromkeys((*PAIRED_BASELINES, row.best_baseline))
         scores = read_scores(row.folder)
+        paired = dict.fromkeys((*PAIRED_BASELINES, "five_weights", row.best_baseline))
         baselines = scores[[f"cosine_{name}" for name in paired]].astype("float32")
         found = hashlib.sha256(baselines.to_numpy().tobytes()).hexdigest()[:16]
         shared = target / "baselines" / f"{found}.parquet"
@@ -144,6 +144,7 @@ def model_card(runs: pd.DataFrame) -> str:
     """
     scores, documents = window_scores(runs)
     times = latency()["latency_ms"]
+    started = runs.get("head_start", pd.Series("none")).iloc[0] not in ("none", None)
     template = Environment(
         loader=PackageLoader("lvmlib.show", "template"), trim_blocks=True
     )
@@ -157,7 +158,8 @@ def model_card(runs: pd.DataFrame) -> str:
             for name in (*PAIRED_BASELINES, "ridge_to_weights")
             if f"baseline_{name}_cosine" in runs
         },
-        latency=times.get(runs["entry"].iloc[0]),
+        # Of the published architecture alone: nothing else was measured.
+        latency=None if started else times.get(runs["entry"].iloc[0]),
     )
 
 
