@@ -220,10 +220,15 @@ def render(report: Path, study: Path) -> None:
     answer = study_answer(study)
     names = [answer, *study_pages(study)]
     pages = [["index.html", "Answer"]] + [[f"{n}.html", n.title()] for n in names[1:]]
-    given = {"study": study.resolve()}
+    given = {"study": study}
     others = {"reported": report.parent / "as_reported" / "runs"}
     others["plan"] = report / "PLAN.md"
-    given |= {name: path.resolve() for name, path in others.items() if path.exists()}
+    given |= {name: path for name, path in others.items() if path.exists()}
+    # As seen from here where they lie here: no page names this machine's folders.
+    here = Path.cwd()
+    for name, path in given.items():
+        whole = path.resolve()
+        given[name] = whole.relative_to(here) if whole.is_relative_to(here) else whole
     with tempfile.TemporaryDirectory() as folder:
         made = {name: Path(folder) / f"{name}.ipynb" for name in names}
         with ThreadPoolExecutor(2) as pool:
