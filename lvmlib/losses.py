@@ -24,6 +24,8 @@ def total_loss(kind: str, raw: Tensor, target: Tensor, rows: Tensor) -> Tensor:
         The windows' row numbers. A target that lies in a window's own context is left
         out of its candidates: a prediction near its context must not pay for that.
     """
+    if not len(raw):  # one of several devices may get none of a last batch
+        return raw.sum()
     if kind == "cosine":
         return (1 - F.cosine_similarity(raw, target)).sum()
     similarity = F.normalize(raw) @ F.normalize(target).T / TEMPERATURE  # (B, B)

@@ -260,7 +260,9 @@ def differentiate(
     # DDP takes the mean of the devices' gradients. Each device divides by an equal
     # share of all windows, not by its own number (which may be 0), so that the mean is
     # the gradient of one device with the whole batch.
-    share = size / fabric.world_size * (len(outputs) // max(1, len(batch)))
+    share = size / fabric.world_size
+    if recipe.every_position:
+        share *= context.shape[1]
     if recipe.loss == "mse":
         per = 1 if recipe.scale else raw.shape[1]  # scaled: of unit variance
         loss = F.mse_loss(outputs, targets, reduction="sum") / (share * per)
