@@ -504,7 +504,7 @@ def test_generalised_cross_validation_by_the_hat_matrix(length, start):
     x, y = vectors[:, :-1].reshape(len(train), -1), vectors[:, -1]
     rest = y - np.einsum("c,wcd->wd", start, vectors[:, :-1])
     for exponent in (-1.0, 0.0, 1.0):
-        solution = moments.ridge(start, exponent)
+        solution = moments.ridge(start, exponent, with_gcv=True)
         gram = x.T @ x + solution.penalty * np.eye(x.shape[1])
         hat = x @ np.linalg.solve(gram, x.T)
         residual = np.square(rest - hat @ rest).sum()
