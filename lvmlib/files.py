@@ -91,6 +91,12 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def copy_file(source: str | Path, target: str | Path) -> None:
+    """Copy a file, whole or not at all."""
+    with atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
 def runs_root() -> Path:
     """Return $LVM_RUNS, else runs/ in the project (or the current) folder."""
     if os.environ.get("LVM_RUNS"):

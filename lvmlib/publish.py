@@ -11,7 +11,6 @@ import argparse
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ import nbformat
 import pandas as pd
 from jinja2 import Environment, PackageLoader
 
-from lvmlib.files import atomic_path, project_folder, runs_root, write_json
+from lvmlib.files import atomic_path, copy_file, project_folder, runs_root, write_json
 from lvmlib.records import PAIRED_BASELINES, SHARED, load_run, read_scores
 from lvmlib.results import (
     answers,
@@ -81,8 +80,8 @@ def publish_runs(study: str | Path, target: str | Path) -> int:
         scores.attrs[SHARED] = shared.name
         write_scores(scores, folder / "test.parquet")
         for name in SMALL_FILES[1:]:
-            _copy(Path(row.folder) / name, folder / name)
-    _copy(study / "study.json", target / "study.json")
+            copy_file(Path(row.folder) / name, folder / name)
+    copy_file(study / "study.json", target / "study.json")
     return len(table)
 
 
@@ -105,14 +104,9 @@ def restore_runs(study: Study, published: Path) -> int:
         recipe = run.folder / f"recipe-{run.recipe_hash}.json"
         write_json(recipe, run.settings.parameters())
         for original, copy in copies.items():
-            _copy(original, copy)
+            copy_file(original, copy)
         count += 1
     return count
-
-
-def _copy(original: Path, copy: Path) -> None:
-    with atomic_path(copy) as temporary:
-        shutil.copyfile(original, temporary)
 
 
 def write_scores(scores: pd.DataFrame, path: Path) -> None:

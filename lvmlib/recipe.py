@@ -26,6 +26,7 @@ from pydantic.dataclasses import dataclass
 
 from lvmlib.files import runs_root
 from lvmlib.models import model_class, unknown_name
+from lvmlib.start import HEAD_STARTS
 from lvmlib.vectors import PROTOCOLS
 
 ADDED = {"scale": False, "head_start": "none", "loss": "mse", "context": 5}
@@ -100,7 +101,7 @@ class Recipe:
     weight_decay: Decay = 0.01
     patience: NonNegativeInt = 0
     scale: bool = False
-    head_start: Literal["none", "frozen", "trained"] = "none"
+    head_start: Literal[HEAD_STARTS] = "none"
     loss: Literal["mse", "cosine", "ranking"] = "mse"
     every_position: bool = False
     averaging: Share = 0.0

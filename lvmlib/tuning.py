@@ -22,7 +22,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from lvmlib.files import atomic_path, runs_root
+from lvmlib.files import atomic_path, copy_file, runs_root
 from lvmlib.recipe import make_settings
 from lvmlib.runs import new_model
 from lvmlib.study import read_yaml
@@ -87,7 +87,7 @@ def open_study(cell: Path) -> optuna.Study:
         study_name=cell.name,
         direction="maximize",
         load_if_exists=True,
-        # Seeded, and another stream after each restart.
+        # Not seeded: a restart would draw the same recipes again.
         sampler=optuna.samplers.TPESampler(n_startup_trials=RANDOM_TRIALS),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=RANDOM_TRIALS),
     )
@@ -141,7 +141,7 @@ def main() -> None:
     folder, kept = folder_of(name), Path("reports") / name / "tuning"
     for journal in kept.glob("*.log"):  # go on from what the repository has
         if not (folder / journal.name).exists():
-            copy(journal, folder / journal.name)
+            copy_file(journal, folder / journal.name)
     cells = [
         (name, dataset, entry, size)
         for entry, own in content["tuning"]["entries"].items()
@@ -153,17 +153,11 @@ def main() -> None:
         for done in [pool.submit(tune, *cell) for cell in cells]:
             done.result()
     for journal in folder.glob("*.log"):
-        copy(journal, kept / journal.name)
+        copy_file(journal, kept / journal.name)
     trials, epochs = trials_table(folder)
     for table, file in ((trials, "trials.csv"), (epochs, "epochs.csv")):
         with atomic_path(kept / file) as temporary:
             table.to_csv(temporary, index=False)
-
-
-def copy(source: Path, target: Path) -> None:
-    """Copy a file, whole or not at all."""
-    with atomic_path(target) as temporary:
-        shutil.copyfile(source, temporary)
 
 
 if __name__ == "__main__":
