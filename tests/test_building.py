@@ -67,6 +67,31 @@ def test_the_card_of_what_was_built(built):
     assert "subject 3" in chunks[start]
 
 
+def test_a_chunk_that_came_before_is_left_out(tmp_path, minilm):
+    def text(*subjects):
+        return "\n".join(
+            f"The subject {s} has a sentence of its own. " * 6 for s in subjects
+        )
+
+    rows = [
+        {"id": "a", "title": "A", "text": text(*range(8), 0)},  # its own again
+        {"id": "b", "title": "B", "text": text(*range(2, 16))},  # six of A's
+        {"id": "c", "title": "C", "text": text(*range(3, 12))},  # nothing new
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    arguments = {"source": str(path), "output": str(tmp_path / "built")}
+    arguments |= {"encoder": minilm, "unique_chunks": True}
+    built = building.open_or_build(**arguments)
+    assert built.documents["document_id"].tolist() == ["a", "b"]
+    per_paragraph = built.n // 16
+    assert built.n == 16 * per_paragraph
+    assert len(set(read_chunks(built))) == built.n
+    assert built.info["chunking"]["chunks_repeated"] == (1 + 6 + 9) * per_paragraph
+    with pytest.raises(DatasetError, match="unique_chunks"):
+        building.open_or_build(**arguments | {"unique_chunks": False})
+
+
 def test_vectors_are_those_of_their_chunks(built, minilm):
     from sentence_transformers import SentenceTransformer
 

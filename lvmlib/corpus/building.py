@@ -33,6 +33,7 @@ def open_or_build(
     encoder: str = DEFAULT_ENCODER,
     chunk_characters: int = 210,
     max_documents: int = 0,
+    unique_chunks: bool = False,
 ) -> Dataset:
     """Open a dataset folder, or build one from any other source.
 
@@ -44,6 +45,8 @@ def open_or_build(
     output : str
         Folder of the dataset to build. If it is there already, from the same source
         with the same settings, it is opened instead of built again.
+    unique_chunks : bool
+        Leave out a chunk that the source had before, letter for letter.
 
     Raises
     ------
@@ -57,22 +60,27 @@ def open_or_build(
     if not output:
         raise DatasetError(f"{source} has to be built: name an output folder.")
     if Path(output).exists():
-        asked = _asked(source, chunk_characters, max_documents)
+        asked = _asked(source, chunk_characters, max_documents, unique_chunks)
         return _reopen(output, encoder, asked)
     if Path(source).suffix == ".npz":
         licence = "not stated in the file"
         names = {"name": Path(output).name, "encoder": encoder_name(encoder)}
         return import_npz(source, output, licence=licence, **names)
-    return build(source, output, encoder, chunk_characters, max_documents)
+    return build(
+        source, output, encoder, chunk_characters, max_documents, unique_chunks
+    )
 
 
-def _asked(source: str, chunk_characters: int, max_documents: int) -> dict[str, Any]:
+def _asked(
+    source: str, chunk_characters: int, max_documents: int, unique_chunks: bool
+) -> dict[str, Any]:
     """Return what decides a built dataset beside its encoder, for dataset.json."""
-    return {
+    asked: dict[str, Any] = {
         "source": Path(source).name or source,
         "chunk_characters": chunk_characters,
         "max_documents": max_documents,
     }
+    return asked | ({"unique_chunks": True} if unique_chunks else {})
 
 
 def _reopen(output: str, encoder: str, asked: dict[str, Any]) -> Dataset:
@@ -89,6 +97,8 @@ def _reopen(output: str, encoder: str, asked: dict[str, Any]) -> Dataset:
         built["source"] = dataset.info.get("source")
     asked = asked | {"encoder": encoder}
     stated = dataset.info.get("built_with") or {}
+    if stated:  # older ones lack the key
+        stated = {"unique_chunks": None} | stated
     built |= {key: value for key, value in stated.items() if key != "encoder"}
     for key, value in built.items():
         if value != asked.get(key):
@@ -105,6 +115,7 @@ def build(
     encoder: str = DEFAULT_ENCODER,
     chunk_characters: int = 210,
     max_documents: int = 0,
+    unique_chunks: bool = False,
     info: dict[str, Any] | None = None,
     keep_text: bool = True,
 ) -> Dataset:
@@ -122,7 +133,8 @@ def build(
     """
     if Path(output).exists():
         raise DatasetError(f"{output} exists already: choose another output folder.")
-    documents, chunks, dropped = _read(source, chunk_characters, max_documents)
+    asked = _asked(source, chunk_characters, max_documents, unique_chunks)
+    documents, chunks, dropped = _read(**asked | {"source": source})
     model = load_encoder(encoder)
     shards = Path(output).with_name(Path(output).name + ".shards")
     vectors = encode_chunks(chunks, model, shards)
@@ -136,10 +148,10 @@ def build(
             "mean_characters_wanted": chunk_characters,
             "mean_characters": round(sum(map(len, chunks)) / len(chunks), 1),
             "min_chunks_per_document": MIN_CHUNKS,
-            "documents_dropped": dropped,
+            **dropped,
             "chunks_truncated": vectors.truncated,
         },
-        "built_with": _asked(source, chunk_characters, max_documents),
+        "built_with": asked,
     }
     info = described | (info or {})
     texts = chunks if keep_text else None
@@ -171,14 +183,25 @@ def rebuild_sample(encoder: str = DEFAULT_ENCODER) -> Dataset:
 
 
 def _read(
-    source: str, characters: int, max_documents: int
-) -> tuple[pd.DataFrame, Sequence[str], int]:
+    source: str,
+    chunk_characters: int,
+    max_documents: int,
+    unique_chunks: bool = False,
+) -> tuple[pd.DataFrame, Sequence[str], dict[str, int]]:
     """Return the kept documents with their row ranges, all chunks, and the dropped."""
-    rows, chunks, dropped = [], [], 0
+    rows, chunks, dropped = [], [], {"documents_dropped": 0}
+    seen: set[str] = set()
+    if unique_chunks:
+        dropped["chunks_repeated"] = 0
     for article in read_articles(source, max_documents):
-        pieces = chunk(article.paragraphs, characters)
+        pieces = chunk(article.paragraphs, chunk_characters)
+        if unique_chunks:
+            new = [c for c in dict.fromkeys(pieces) if c not in seen]
+            seen.update(new)
+            dropped["chunks_repeated"] += len(pieces) - len(new)
+            pieces = new
         if len(pieces) < MIN_CHUNKS:
-            dropped += 1
+            dropped["documents_dropped"] += 1
             continue
         start = len(chunks)
         chunks.extend(pieces)
@@ -186,7 +209,8 @@ def _read(
     if len(rows) < 2:
         raise SourceError(
             f"{source} has {len(rows)} document(s) of at least {MIN_CHUNKS} chunks "
-            f"({dropped} shorter ones were dropped); a dataset needs two."
+            f"({dropped['documents_dropped']} shorter ones were dropped); a dataset "
+            "needs two."
         )
     columns = ["document_id", "title", "start", "stop"]
     documents = pd.DataFrame(rows, columns=columns)
