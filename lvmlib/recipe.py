@@ -27,10 +27,11 @@ from pydantic.dataclasses import dataclass
 from lvmlib.files import runs_root
 from lvmlib.models import model_class, unknown_name
 from lvmlib.start import HEAD_STARTS
-from lvmlib.vectors import PROTOCOLS
+from lvmlib.vectors import PROTOCOLS, Dataset, Split, make_split
 
 ADDED = {"scale": False, "head_start": "none", "loss": "mse", "context": 5}
 ADDED |= {"every_position": False, "averaging": 0.0}
+ADDED |= {"horizon": 1, "sources": "", "per_document": 0}
 STRICT = ConfigDict(strict=True, extra="forbid")
 
 
@@ -134,14 +135,25 @@ class Settings:
     protocol: Literal[tuple(PROTOCOLS)] = "controlled"
     seed: NonNegativeInt = 0
     context: PositiveInt = 5
+    horizon: PositiveInt = 1
+    sources: str = ""
+    per_document: NonNegativeInt = 0
     run_dir: str = ""
     recipe: Recipe = field(default_factory=Recipe)
     options: dict[str, Any] = field(default_factory=dict)
 
+    def split(self, dataset: Dataset) -> Split:
+        """Cut the windows that the settings name, see `make_split`."""
+        return make_split(dataset, self.protocol, **self._of_split())
+
+    def _of_split(self) -> dict[str, Any]:
+        names = ("size", "seed", "context", "horizon", "sources", "per_document")
+        return {name: getattr(self, name) for name in names}
+
     def parameters(self) -> dict[str, Any]:
         """Return the settings as flat notebook parameters."""
-        own = {"dataset": self.dataset, "size": self.size, "protocol": self.protocol}
-        own |= {"seed": self.seed, "context": self.context, "run_dir": self.run_dir}
+        own = {"dataset": self.dataset, "protocol": self.protocol}
+        own |= self._of_split() | {"run_dir": self.run_dir}
         return own | asdict(self.recipe) | self.options
 
     def arguments(self) -> list[str]:

@@ -226,7 +226,7 @@ _scores = lru_cache(maxsize=256)(read_scores)
 
 
 def window_scores(
-    runs: pd.DataFrame, column: str = "cosine"
+    runs: pd.DataFrame, column: str = "cosine", source: str = ""
 ) -> tuple[np.ndarray, np.ndarray]:
     """Collect the test windows' scores of some runs, one a seed.
 
@@ -234,6 +234,8 @@ def window_scores(
     ----------
     column : str
         A column of test.parquet, or one of `r10_document` and `mrr_all`.
+    source : str
+        Only windows of documents of this source; empty: all.
 
     Returns
     -------
@@ -248,6 +250,8 @@ def window_scores(
         If the runs were not scored on the same test windows.
     """
     frames = [_scores(folder) for folder in runs["folder"]]
+    if source:
+        frames = [frame[frame["source"] == source] for frame in frames]
     rows = frames[0]["row"].to_numpy()
     for frame, folder in zip(frames, runs["folder"], strict=True):
         if not np.array_equal(frame["row"], rows):
@@ -310,6 +314,7 @@ def paired_differences(
     before: pd.DataFrame,
     column: str = "cosine",
     before_column: str = "",
+    source: str = "",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Subtract `before` from `after`, paired by seed and test window.
 
@@ -317,6 +322,8 @@ def paired_differences(
     ----------
     before_column : str
         Another column to subtract, such as cosine_ridge; empty is the same.
+    source : str
+        Only windows of documents of this source; empty: all.
 
     Returns
     -------
@@ -334,8 +341,8 @@ def paired_differences(
     if not seeds:
         raise ValueError("the two groups of runs have no seed in common.")
     pair = [runs.set_index("seed").loc[seeds].reset_index() for runs in (after, before)]
-    new, documents = window_scores(pair[0], column)
-    old, others = window_scores(pair[1], before_column or column)
+    new, documents = window_scores(pair[0], column, source)
+    old, others = window_scores(pair[1], before_column or column, source)
     if not np.array_equal(documents, others):
         raise ValueError("the two groups were scored on different test windows.")
     return new - old, documents
@@ -346,9 +353,10 @@ def compare(
     before: pd.DataFrame,
     column: str = "cosine",
     before_column: str = "",
+    source: str = "",
 ) -> Interval:
     """Return the interval of after − before, paired by seed and test window."""
-    found = paired_differences(after, before, column, before_column)
+    found = paired_differences(after, before, column, before_column, source)
     return clustered_interval(*found)
 
 

@@ -32,7 +32,7 @@ from lvmlib.recipe import Settings, total_steps
 from lvmlib.records import Run, RunError, load_run, training_status
 from lvmlib.start import Started
 from lvmlib.training import train
-from lvmlib.vectors import Dataset, Split, make_split
+from lvmlib.vectors import Dataset, Split
 
 PACKAGES = ("torch", "lightning-fabric", "numpy", "scipy", "pandas")
 
@@ -123,10 +123,7 @@ def run(settings: Settings, model: nn.Module, dataset: Dataset, split: Split) ->
 
 def _check_split(settings: Settings, dataset: Dataset, split: Split) -> None:
     # The run is kept as an answer to its recipe, which names protocol, size and seed.
-    named = make_split(
-        dataset, settings.protocol, settings.size, settings.seed, settings.context
-    )
-    for part, windows in vars(named).items():
+    for part, windows in vars(settings.split(dataset)).items():
         if not np.array_equal(windows, getattr(split, part)):
             raise RunError(
                 f"the {part} windows are not those of {settings.protocol} with size "
@@ -160,12 +157,16 @@ def assess(
     Returns
     -------
     scores : DataFrame
-        `evaluation.score_windows`, and a column cosine_<baseline> for each baseline.
+        `evaluation.score_windows`, a column cosine_<baseline> for each baseline, and
+        `source` if the documents of the dataset have one.
     results : dict
         Test metrics, skill, and what `evaluation.score_baselines` gives.
     """
     raw = predict_windows(model, dataset, split.test)
     scores = evaluation.score_windows(raw, dataset, split.test)
+    if "source" in dataset.documents:
+        sources = dataset.documents["source"].to_numpy()
+        scores.insert(1, "source", sources[scores["document"]])
     cache = runs_root() / "baselines"
     cosines, results = evaluation.score_baselines(dataset, split, cache)
     test = evaluation.summarise(scores)

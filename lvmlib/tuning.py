@@ -27,7 +27,7 @@ from lvmlib.recipe import make_settings
 from lvmlib.runs import new_model
 from lvmlib.study import read_yaml
 from lvmlib.training import TrainingError, train
-from lvmlib.vectors import make_split, open_dataset
+from lvmlib.vectors import open_dataset
 
 RANDOM_TRIALS = 4  # of a cell, before the sampler leans on what they found
 
@@ -46,7 +46,7 @@ def tune(name: str, dataset: str, entry: str, size: int) -> None:
         chosen = {key: suggest(trial, key, choice) for key, choice in space.items()}
         parameters = fixed | chosen | {"size": size, "seed": plan["seed"]}
         settings = make_settings(own["architecture"], parameters)
-        split = make_split(data, settings.protocol, size, settings.seed)
+        split = settings.split(data)
         folder = cell / str(trial.number)
         rows: list[dict[str, float]] = []
 

@@ -299,14 +299,9 @@ def exam_documents(dataset: Dataset) -> dict[str, np.ndarray]:
     documents = dataset.documents
     if "role" in documents:
         roles = documents["role"].to_numpy()
-        parts = {role: np.flatnonzero(roles == role) for role in ROLES}
     else:
-        order = np.random.default_rng(EXAM_SEED).permutation(len(documents))
-        held_out = [
-            max(2, round(s * len(order))) for s in (VALIDATION_SHARE, TEST_SHARE)
-        ]
-        validation, test, pool = np.split(order, np.cumsum(held_out))
-        parts = dict(zip(ROLES, map(np.sort, (pool, validation, test)), strict=True))
+        roles = draw_roles(len(documents))
+    parts = {role: np.flatnonzero(roles == role) for role in ROLES}
     for role, members in parts.items():
         if len(members) < 2:
             raise DatasetError(
@@ -317,27 +312,53 @@ def exam_documents(dataset: Dataset) -> dict[str, np.ndarray]:
     return parts
 
 
-def document_rows(dataset: Dataset, members: np.ndarray) -> np.ndarray:
-    """Concatenate the row numbers of the given documents, in the given order."""
+def draw_roles(
+    documents: int, validation: float = VALIDATION_SHARE, test: float = TEST_SHARE
+) -> np.ndarray:
+    """Draw the role of each document: the same each time, at least two of both exams.
+
+    `validation` and `test` are shares of the documents; the rest is the pool.
+    """
+    order = np.random.default_rng(EXAM_SEED).permutation(documents)
+    held_out = np.cumsum([max(2, round(s * documents)) for s in (validation, test)])
+    roles = np.full(documents, "pool", dtype=object)
+    roles[order[: held_out[0]]] = "validation"
+    roles[order[held_out[0] : held_out[1]]] = "test"
+    return roles
+
+
+def document_rows(dataset: Dataset, members: np.ndarray, first: int = 0) -> np.ndarray:
+    """Concatenate the row numbers of the given documents, in the given order.
+
+    Of each document all, or only the `first` rows.
+    """
     spans = dataset.documents[["start", "stop"]].to_numpy()[members]
+    if first:
+        spans[:, 1] = np.minimum(spans[:, 1], spans[:, 0] + first)
     return np.concatenate([np.arange(*span) for span in spans])
 
 
 def cut_windows(
-    dataset: Dataset, rows: np.ndarray, context: int, within_documents: bool
+    dataset: Dataset,
+    rows: np.ndarray,
+    context: int,
+    within_documents: bool,
+    horizon: int = 1,
 ) -> np.ndarray:
     """Cut a stream of rows into windows (W, context + 1).
 
-    N rows give N − context windows, less those that cross from one document into the
-    next when `within_documents` is set.
+    The target is `horizon` rows after the context. N rows give N − context − horizon
+    + 1 windows, less those that cross from one document into the next when
+    `within_documents` is set.
     """
-    if len(rows) <= context:
+    length = context + horizon
+    if len(rows) < length:
         return np.empty((0, context + 1), dtype=rows.dtype)
-    windows = sliding_window_view(rows, context + 1)
+    windows = sliding_window_view(rows, length)
     if within_documents:
         ends = dataset.document_of(windows[:, [0, -1]])
         windows = windows[ends[:, 0] == ends[:, 1]]
-    return np.array(windows)
+    return np.delete(windows, np.s_[context:-1], axis=1)
 
 
 def make_split(
@@ -346,6 +367,9 @@ def make_split(
     size: int,
     seed: int = 0,
     context: int = 5,
+    horizon: int = 1,
+    sources: str = "",
+    per_document: int = 0,
 ) -> Split:
     """Cut training, validation and test windows.
 
@@ -359,43 +383,56 @@ def make_split(
         "controlled", "as_reported", or a protocol of one's own.
     size : int
         Number of training vectors, at most the pool's.
+    horizon : int
+        How many chunks after its context a window's target is; 1 is the next.
+    sources : str
+        Of a joined dataset, see `corpus.joining`: the sources to train and validate
+        on, with their shares of `size`, such as "wikipedia=2, papers=1". Empty: all of
+        the pool as it comes. The test windows are always those of all sources.
+    per_document : int
+        Train on the first so many vectors of each document; 0 is all.
 
     Raises
     ------
     DatasetError
-        If `size`, `seed` or `context` is no whole number or too small, the pool is
-        smaller than `size`, or a part has no window.
+        If a number is no whole number or too small, the pool is smaller than `size`, a
+        source is unknown, or a part has no window.
     ValueError
         If the protocol's name is unknown.
     """
-    check_whole(1, size=size, context=context)
-    check_whole(0, seed=seed)
-    names = list(PROTOCOLS)
-    if not isinstance(protocol, Protocol) and protocol not in names:
-        raise ValueError(f"unknown protocol {protocol!r}, expected one of {names}.")
+    check_whole(1, size=size, context=context, horizon=horizon)
+    check_whole(0, seed=seed, per_document=per_document)
     if not isinstance(protocol, Protocol):
+        if protocol not in PROTOCOLS:
+            expected = list(PROTOCOLS)
+            raise ValueError(
+                f"unknown protocol {protocol!r}, expected one of {expected}."
+            )
         protocol = PROTOCOLS[protocol]
     parts = exam_documents(dataset)
     pool = parts["pool"]
     if protocol.shuffled:
         pool = np.random.default_rng([seed, 0]).permutation(pool)
-    stream = document_rows(dataset, pool)
-    if size > len(stream):
-        raise DatasetError(
-            f"size {size:,} is larger than the {len(stream):,} vectors that "
-            f"{dataset.folder} has for training; choose a smaller size."
-        )
-    train = cut_windows(dataset, stream[:size], context, protocol.within_documents)
+    validated = parts["validation"]
+    groups = [(pool, size)]
+    if sources:
+        names, shares = _read_sources(dataset, sources)
+        of = dataset.documents["source"].to_numpy()
+        counts = np.diff(np.round(size * np.cumsum([0, *shares])).astype(int))
+        groups = [(pool[of[pool] == n], k) for n, k in zip(names, counts, strict=True)]
+        validated = validated[np.isin(of[validated], names)]
+    taken = [_take(dataset, *group, per_document) for group in groups]
+    within, how = protocol.within_documents, (context, True, horizon)
+    train = cut_windows(dataset, np.concatenate(taken), context, within, horizon)
     if protocol.document_validation:
-        rows = document_rows(dataset, parts["validation"])
-        validation = cut_windows(dataset, rows, context, True)
+        validation = cut_windows(dataset, document_rows(dataset, validated), *how)
     else:
         order = np.random.default_rng([seed, 1]).permutation(len(train))
         held_out = max(1, round(HELD_OUT_WINDOWS * len(train)))
         validation = train[np.sort(order[:held_out])]
         train = train[np.sort(order[held_out:])]
     rows = document_rows(dataset, parts["test"])
-    split = Split(train, validation, cut_windows(dataset, rows, context, True))
+    split = Split(train, validation, cut_windows(dataset, rows, *how))
     for part in ("train", "validation", "test"):
         if not len(getattr(split, part)):
             raise DatasetError(
@@ -403,6 +440,41 @@ def make_split(
                 f"size {size:,}: use a larger size or longer documents."
             )
     return split
+
+
+def _take(
+    dataset: Dataset, pool: np.ndarray, size: int, per_document: int
+) -> np.ndarray:
+    """Return the first `size` rows of these documents, in their order."""
+    stream = document_rows(dataset, pool, per_document) if len(pool) else pool
+    if size > len(stream):
+        raise DatasetError(
+            f"size {size:,} is larger than the {len(stream):,} vectors that "
+            f"{dataset.folder} has for training; choose a smaller size."
+        )
+    return stream[:size]
+
+
+def _read_sources(dataset: Dataset, sources: str) -> tuple[list[str], np.ndarray]:
+    """Read "wikipedia=2, papers=1" into names and shares (which add up to 1)."""
+    known = list(dataset.documents.get("source", pd.Series(dtype=str)).unique())
+    pairs = [part.partition("=") for part in sources.split(",")]
+    names = [name.strip() for name, _, _ in pairs]
+    for name in names:
+        if name not in known or names.count(name) > 1:
+            raise DatasetError(
+                f"sources names {name!r}, expected each at most once of what "
+                f"{dataset.folder} has: {', '.join(known) or 'no column source'}."
+            )
+    try:
+        weights = np.array([float(weight) for _, _, weight in pairs])
+    except ValueError:
+        weights = np.zeros(1)
+    if not (np.isfinite(weights).all() and (weights > 0).all()):
+        raise DatasetError(
+            f'sources is {sources!r}, expected such as "wikipedia=2, papers=1".'
+        )
+    return names, weights / weights.sum()
 
 
 def describe(dataset: Dataset, split: Split) -> pd.DataFrame:

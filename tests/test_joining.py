@@ -199,8 +199,22 @@ def test_no_encoder_named(tmp_path, part, encoder):
 def test_roles_in_one_part_only(tmp_path, part, first):
     with_roles, without = part("with", roles=ROLES), part("without", 1)
     parts = [(with_roles, 1), (without, 1)][:: 1 if first else -1]
-    match = "/with gives its documents roles, but .*/without does not: add the column"
+    match = "/with gives its documents roles, but .*/without does not: name the shares"
     refuse(parts, tmp_path / "out", match)
+
+
+def test_parts_without_roles_get_them(tmp_path, part):
+    with_roles, without = part("with", roles=ROLES), part("without", 1)
+    parts = [(with_roles, 1), (without, 1)]
+    joined = join_datasets(parts, tmp_path / "joined", "joined", held_out=(0.1, 0.2))
+    roles = joined.documents.groupby("source")["role"]
+    assert roles.get_group("with").tolist() == list(ROLES)
+    drawn = roles.get_group("without").value_counts()
+    documents = len(open_dataset(without).documents)
+    assert drawn["test"] == max(2, round(0.2 * documents))
+    assert drawn["validation"] == max(2, round(0.1 * documents))
+    with pytest.raises(DatasetError, match="held_out has the share 2"):
+        join_datasets(parts, tmp_path / "other", "joined", held_out=(0.1, 2))
 
 
 def test_the_same_name_twice(tmp_path, part):

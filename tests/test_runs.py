@@ -182,6 +182,19 @@ def test_a_run_as_reported_also_sits_the_exam(done, tmp_path):
     assert run.scores["row"].equals(load_run(done.run_dir).scores["row"])
 
 
+def test_scores_of_a_joined_dataset_say_their_source(done, dataset_folder, tmp_path):
+    joined = tmp_path / "joined"
+    shutil.copytree(dataset_folder, joined)
+    documents = pd.read_csv(joined / "documents.csv")
+    documents["source"] = [f"part {n % 2}" for n in range(len(documents))]
+    documents.to_csv(joined / "documents.csv", index=False)
+    run = execute(replace(done, dataset=str(joined), run_dir=str(tmp_path / "run")))
+    odd = run.scores["document"] % 2 == 1
+    assert run.scores["source"].equals(odd.map({True: "part 1", False: "part 0"}))
+    rest = run.scores.drop(columns="source")
+    pd.testing.assert_frame_equal(rest, load_run(done.run_dir).scores)
+
+
 def test_a_run_can_be_repeated_to_the_same_numbers(done, tmp_path):
     again = execute(replace(done, run_dir=str(tmp_path / "again")))
     first = load_run(done.run_dir)

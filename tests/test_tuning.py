@@ -9,6 +9,7 @@ import yaml
 from conftest import drifting_vectors
 
 from lvmlib import tuning
+from lvmlib.recipe import Settings
 
 PLAN = {
     "sizes": [200],
@@ -72,14 +73,14 @@ def test_trials_are_kept_and_an_interrupted_cell_goes_on(study, monkeypatch):
 
 def test_no_trial_looks_at_the_test_windows(study, monkeypatch):
     name, dataset = study
-    cut = tuning.make_split
+    cut = Settings.split
 
-    def blind(*arguments, **named):
-        split = cut(*arguments, **named)
+    def blind(*arguments):
+        split = cut(*arguments)
         split.test[:] = np.iinfo(split.test.dtype).max  # reading them would fail
         return split
 
-    monkeypatch.setattr(tuning, "make_split", blind)
+    monkeypatch.setattr(Settings, "split", blind)
     tuning.tune(name, dataset, "amn", 200)
     trials, _ = tuning.trials_table(tuning.folder_of(name))
     assert (trials["validation_cosine"] > 0).all()

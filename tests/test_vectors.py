@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import drifting_vectors
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -654,3 +655,76 @@ def test_too_few_documents_to_set_any_aside(write_dataset, tmp_path, documents):
     folder = write_dataset(tmp_path / "few", vectors, [10] * documents)
     with pytest.raises(DatasetError, match=f"of {documents} documents, at least 2"):
         exam_documents(open_dataset(folder))
+
+
+# --- a later target, sources, and the beginnings of documents ------------------------
+
+
+@pytest.fixture
+def joined(write_dataset, tmp_path):
+    """40 documents of 12 vectors, every other one from source b; 8 sit the exams."""
+    lengths = [12] * 40
+    folder = write_dataset(tmp_path / "joined", drifting_vectors(lengths), lengths)
+    table = pd.read_csv(folder / "documents.csv")
+    table["source"] = ["a", "b"] * 20
+    table["role"] = ["pool"] * 32 + ["validation"] * 4 + ["test"] * 4
+    table.to_csv(folder / "documents.csv", index=False)
+    return open_dataset(folder)
+
+
+def sources_of(dataset, windows):
+    return set(
+        dataset.documents["source"].to_numpy()[dataset.document_of(windows[:, 0])]
+    )
+
+
+def test_a_horizon_moves_the_target_alone(joined):
+    one, three = (make_split(joined, "controlled", 120, horizon=h) for h in (1, 3))
+    for part, windows in vars(three).items():
+        assert (np.diff(windows[:, :-1]) == 1).all()
+        assert (windows[:, -1] - windows[:, -2] == 3).all()
+        ends = joined.document_of(windows[:, [0, -1]])
+        assert (ends[:, 0] == ends[:, 1]).all()
+        per_document = {len(getattr(one, part)): 12 - 5, len(windows): 12 - 7}
+        (a, b), (x, y) = per_document, per_document.values()
+        assert a / x == b / y  # documents
+
+
+def test_sources_have_their_shares_and_the_exam_has_all(joined):
+    split = make_split(joined, "controlled", 96, seed=1, sources="a=1, b=3")
+    documents = pd.Series(joined.document_of(np.unique(split.train)))
+    counts = joined.documents["source"].loc[documents].value_counts()
+    assert counts.to_dict() == {"a": 24, "b": 72}
+    only = make_split(joined, "controlled", 96, seed=1, sources="a=1")
+    assert (
+        sources_of(joined, only.train) == sources_of(joined, only.validation) == {"a"}
+    )
+    assert sources_of(joined, only.test) == {"a", "b"}
+    np.testing.assert_array_equal(only.test, split.test)
+
+
+def test_the_beginnings_of_documents(joined):
+    split = make_split(joined, "controlled", 128, per_document=8)
+    rows = np.unique(split.train)
+    starts = joined.documents["start"].to_numpy()[joined.document_of(rows)]
+    assert (rows - starts).max() == 7
+    assert len(np.unique(joined.document_of(rows))) == 16
+    assert len(split.train) == 16 * 3
+
+
+@pytest.mark.parametrize(
+    ("wrong", "found"),
+    [
+        ({"sources": "c=1"}, "'c', expected each at most once of what .* a, b"),
+        ({"sources": "a=1, a=2"}, "'a', expected each at most once"),
+        ({"sources": "a"}, "expected such as"),
+        ({"sources": "a=-1"}, "expected such as"),
+        ({"sources": "a=nan"}, "expected such as"),
+        ({"sources": "a=1", "size": 193}, "193 is larger than the 192 vectors"),
+        ({"horizon": 0}, "horizon is 0"),
+        ({"per_document": -1}, "per_document is -1"),
+    ],
+)
+def test_sources_that_are_none(joined, wrong, found):
+    with pytest.raises(DatasetError, match=found):
+        make_split(joined, "controlled", **{"size": 48} | wrong)

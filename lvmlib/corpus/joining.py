@@ -16,6 +16,7 @@ from lvmlib.vectors import (
     DatasetError,
     check_whole,
     document_rows,
+    draw_roles,
     open_dataset,
 )
 
@@ -28,6 +29,7 @@ def join_datasets(
     output: str | Path,
     name: str,
     seed: int = 0,
+    held_out: tuple[float, float] | None = None,
 ) -> Dataset:
     """Join several dataset folders into one; each document keeps its source.
 
@@ -45,20 +47,30 @@ def join_datasets(
         The folder to write.
     name : str
         The joined dataset's name.
+    held_out : (validation, test), optional
+        Shares of the documents that become the exams of each part that gives its
+        documents no roles; see `vectors.draw_roles`.
 
     Raises
     ------
     DatasetError
         If there is nothing to join, a share is not a share, or the parts have the same
-        name, different encoders or dimensions, or roles only in some of them.
+        name, different encoders or dimensions, or, without `held_out`, roles only in
+        some of them.
     """
-    for folder, share in parts:
+    shares_given = [*parts, *(("held_out", share) for share in held_out or ())]
+    for what, share in shares_given:
         if not isinstance(share, Real) or not 0 < share <= 1:
             raise DatasetError(
-                f"{folder} has the share {share!r}, expected more than 0, at most 1."
+                f"{what} has the share {share!r}, expected more than 0, at most 1."
             )
     check_whole(0, seed=seed)
     datasets = [open_dataset(folder) for folder, _ in parts]
+    if held_out:
+        for dataset in datasets:
+            documents = dataset.documents
+            if "role" not in documents:
+                documents["role"] = draw_roles(len(documents), *held_out)
     _check_fit(datasets)
     shares = [share for _, share in parts]
     taken = [
@@ -104,8 +116,8 @@ def _check_fit(datasets: list[Dataset]) -> None:
             have, lack = (first, other) if "role" in first.documents else (other, first)
             raise DatasetError(
                 f"{have.folder} gives its documents roles, but {lack.folder} does not: "
-                "add the column to its documents.csv (pool, validation or test), or "
-                "remove it from the other's."
+                "name the shares to hold out, or add the column to its documents.csv "
+                "(pool, validation or test)."
             )
 
 
