@@ -387,7 +387,7 @@ def make_split(
         How many chunks after its context a window's target is; 1 is the next.
     sources : str
         Of a joined dataset, see `corpus.joining`: the sources to train and validate
-        on, with their shares of `size`, such as "wikipedia=2, papers=1". Empty: all of
+        on, with their shares of `size`, such as "wikipedia:2, papers:1". Empty: all of
         the pool as it comes. The test windows are always those of all sources.
     per_document : int
         Train on the first so many vectors of each document; 0 is all.
@@ -456,24 +456,24 @@ def _take(
 
 
 def _read_sources(dataset: Dataset, sources: str) -> tuple[list[str], np.ndarray]:
-    """Read "wikipedia=2, papers=1" into names and shares (which add up to 1)."""
+    """Read "wikipedia:2, papers:1" into names and shares (which add up to 1)."""
     known = list(dataset.documents.get("source", pd.Series(dtype=str)).unique())
-    pairs = [part.partition("=") for part in sources.split(",")]
+    pairs = [part.rpartition(":") for part in sources.split(",")]
     names = [name.strip() for name, _, _ in pairs]
+    try:
+        weights = np.array([float(weight) for _, _, weight in pairs])
+    except ValueError:
+        weights = np.zeros(1)
+    if not (np.isfinite(weights).all() and (weights > 0).all() and all(names)):
+        raise DatasetError(
+            f'sources is {sources!r}, expected such as "wikipedia:2, papers:1".'
+        )
     for name in names:
         if name not in known or names.count(name) > 1:
             raise DatasetError(
                 f"sources names {name!r}, expected each at most once of what "
                 f"{dataset.folder} has: {', '.join(known) or 'no column source'}."
             )
-    try:
-        weights = np.array([float(weight) for _, _, weight in pairs])
-    except ValueError:
-        weights = np.zeros(1)
-    if not (np.isfinite(weights).all() and (weights > 0).all()):
-        raise DatasetError(
-            f'sources is {sources!r}, expected such as "wikipedia=2, papers=1".'
-        )
     return names, weights / weights.sum()
 
 

@@ -153,7 +153,7 @@ def test_all_parameters_arrive():
         "averaging": 0.9,
         "context": 7,
         "horizon": 2,
-        "sources": "a=1",
+        "sources": "a:1",
         "per_document": 9,
         "precision": "32-true",
         "device": "cpu",

@@ -691,11 +691,11 @@ def test_a_horizon_moves_the_target_alone(joined):
 
 
 def test_sources_have_their_shares_and_the_exam_has_all(joined):
-    split = make_split(joined, "controlled", 96, seed=1, sources="a=1, b=3")
+    split = make_split(joined, "controlled", 96, seed=1, sources="a:1, b:3")
     documents = pd.Series(joined.document_of(np.unique(split.train)))
     counts = joined.documents["source"].loc[documents].value_counts()
     assert counts.to_dict() == {"a": 24, "b": 72}
-    only = make_split(joined, "controlled", 96, seed=1, sources="a=1")
+    only = make_split(joined, "controlled", 96, seed=1, sources="a:1")
     assert (
         sources_of(joined, only.train) == sources_of(joined, only.validation) == {"a"}
     )
@@ -715,12 +715,12 @@ def test_the_beginnings_of_documents(joined):
 @pytest.mark.parametrize(
     ("wrong", "found"),
     [
-        ({"sources": "c=1"}, "'c', expected each at most once of what .* a, b"),
-        ({"sources": "a=1, a=2"}, "'a', expected each at most once"),
+        ({"sources": "c:1"}, "'c', expected each at most once of what .* a, b"),
+        ({"sources": "a:1, a:2"}, "'a', expected each at most once"),
         ({"sources": "a"}, "expected such as"),
-        ({"sources": "a=-1"}, "expected such as"),
-        ({"sources": "a=nan"}, "expected such as"),
-        ({"sources": "a=1", "size": 193}, "193 is larger than the 192 vectors"),
+        ({"sources": "a:-1"}, "expected such as"),
+        ({"sources": "a:nan"}, "expected such as"),
+        ({"sources": "a:1", "size": 193}, "193 is larger than the 192 vectors"),
         ({"horizon": 0}, "horizon is 0"),
         ({"per_document": -1}, "per_document is -1"),
     ],
