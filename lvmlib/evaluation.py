@@ -28,7 +28,7 @@ from lvmlib.weights import load_weights, save_weights
 KINDS = {"five_weights": "weights", "six_numbers": "weights_and_mean"}  # of linear
 VERSION = 2  # of the baselines; those kept under another one are fitted again
 RANKINGS = ("document", "all", "document_with_context", "all_with_context")
-START = "start.safetensors"  # where a split's head start is kept
+FITTED = "fitted.json"  # what was fitted to a split, beside its weights
 TIE = 1e-6  # similarities nearer than this are equal; float32 rounds at about 1e-7
 BLOCK = 512  # windows gathered at a time
 SIMILARITIES = 4_000_000  # entries of a block of similarities, 16 MB
@@ -196,12 +196,22 @@ def fitted_start(
 ) -> dict[str, torch.Tensor]:
     """Return the tensors of ridge to the weights, fitted once for a split."""
     place = (cache or runs_root() / "baselines") / _identity(dataset, split)
-    if not (place / START).exists():
-        sizes = {"dim": dataset.dim, "context": split.train.shape[1] - 1}
-        model = build_model("linear", kind="ridge_to_weights", **sizes)
-        model.fit(dataset, split)
-        save_weights(model, place / START)
-    return load_weights(place / START).state_dict()
+    return _fitted(dataset, split, place)["ridge_to_weights"].state_dict()
+
+
+def _fitted(dataset: Dataset, split: Split, place: Path) -> dict[str, nn.Module]:
+    """Fit the baselines of a split, or load what was fitted to it before."""
+    numbers = read_json(place / FITTED)
+    if numbers is None:
+        fitted = fit_baselines(dataset, split.train, split.validation)
+        for name, model in fitted.items():
+            save_weights(model, place / f"{name}.safetensors")
+        numbers = {name: model.numbers for name, model in fitted.items()}
+        write_json(place / FITTED, numbers)  # last: it is what makes all usable
+    models = {name: load_weights(place / f"{name}.safetensors") for name in numbers}
+    for name, model in models.items():
+        model.numbers = numbers[name]
+    return models
 
 
 def _identity(dataset: Dataset, split: Split) -> str:
@@ -231,8 +241,7 @@ def score_baselines(
     results = read_json(place / "results.json")
     if results:
         return pd.read_parquet(place / "cosines.parquet"), results
-    baselines = fit_baselines(dataset, split.train, split.validation)
-    save_weights(baselines["ridge_to_weights"], place / START)
+    baselines = _fitted(dataset, split, place)
     table, cosines = {}, {}
     for name, baseline in baselines.items():
         outputs = predict_windows(baseline, dataset, split.test)
