@@ -47,6 +47,8 @@ if TYPE_CHECKING:  # it imports torch, which takes seconds; rendering needs none
 
 # Of a run's scores by window: what a page reads.
 COLUMNS = ["document", "row", "cosine", "contrastive", "rank_document", "rank_all"]
+COLUMNS += ["source"]  # of a joined dataset
+SINGLE = ("five_weights", "ridge_to_weights")  # beside the paired baselines
 ANSWER, ANSWER_ENDS = "<!-- answer -->", "<!-- answer ends -->"
 SHIP = "the entry whose model ships, as best or ranking"
 UP = [["index.html", "Answer"]]  # where a run's page leads
@@ -70,13 +72,14 @@ def publish_runs(study: str | Path, target: str | Path) -> int:
         folder = target / Path(row.folder).relative_to(study)
         folder.mkdir(parents=True, exist_ok=True)
         scores = read_scores(row.folder)
-        paired = dict.fromkeys((*PAIRED_BASELINES, "five_weights", row.best_baseline))
-        baselines = scores[[f"cosine_{name}" for name in paired]].astype("float32")
+        paired = dict.fromkeys((*PAIRED_BASELINES, *SINGLE, row.best_baseline))
+        columns = [f"cosine_{name}" for name in paired]
+        baselines = scores[[c for c in columns if c in scores]].astype("float32")
         found = hashlib.sha256(baselines.to_numpy().tobytes()).hexdigest()[:16]
         shared = target / "baselines" / f"{found}.parquet"
         if not shared.exists():
             write_scores(baselines, shared)
-        scores = scores[COLUMNS]
+        scores = scores[[c for c in COLUMNS if c in scores]]
         scores.attrs[SHARED] = shared.name
         write_scores(scores, folder / "test.parquet")
         for name in SMALL_FILES[1:]:

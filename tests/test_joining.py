@@ -206,13 +206,29 @@ def test_roles_in_one_part_only(tmp_path, part, first):
 def test_parts_without_roles_get_them(tmp_path, part):
     with_roles, without = part("with", roles=ROLES), part("without", 1)
     parts = [(with_roles, 1), (without, 1)]
-    joined = join_datasets(parts, tmp_path / "joined", "joined", held_out=(0.1, 0.2))
+    given = {"held_out": (0.1, 0.2), "exam_chunks": 7}
+    joined = join_datasets(parts, tmp_path / "joined", "joined", **given)
     roles = joined.documents.groupby("source")["role"]
     assert roles.get_group("with").tolist() == list(ROLES)
     drawn = roles.get_group("without").value_counts()
     documents = len(open_dataset(without).documents)
     assert drawn["test"] == max(2, round(0.2 * documents))
     assert drawn["validation"] == max(2, round(0.1 * documents))
+    # Of a test document one block, of the others all.
+    before = open_dataset(without)
+    for here in joined.documents.query("source == 'without'").itertuples():
+        number = before.documents["title"].tolist().index(here.title)
+        there = before.documents.iloc[number]
+        rows = np.arange(there["start"], there["stop"])
+        found = joined.gather(np.arange(here.start, here.stop))
+        whole = before.gather(rows)
+        if here.role != "test":
+            np.testing.assert_allclose(found, whole, atol=1e-6)
+            continue
+        assert len(found) == min(7, len(rows))
+        (first,) = np.flatnonzero(np.isclose(whole, found[0]).all(axis=1))
+        block = whole[first : first + len(found)]
+        np.testing.assert_allclose(found, block, atol=1e-6)
     with pytest.raises(DatasetError, match="held_out has the share 2"):
         join_datasets(parts, tmp_path / "other", "joined", held_out=(0.1, 2))
 

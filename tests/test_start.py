@@ -8,8 +8,7 @@ import torch
 from conftest import drifting_vectors
 from safetensors import safe_open
 
-from lvmlib import count_parameters, load_weights, predict, save_weights
-from lvmlib import evaluation
+from lvmlib import count_parameters, evaluation, load_weights, predict, save_weights
 from lvmlib.evaluation import fitted_start, score_baselines
 from lvmlib.inference import predict_windows
 from lvmlib.models import ARCHITECTURES, build_model

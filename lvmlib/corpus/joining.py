@@ -12,6 +12,7 @@ import pandas as pd
 
 from lvmlib.corpus.writing import write_dataset
 from lvmlib.vectors import (
+    EXAM_SEED,
     Dataset,
     DatasetError,
     check_whole,
@@ -30,6 +31,7 @@ def join_datasets(
     name: str,
     seed: int = 0,
     held_out: tuple[float, float] | None = None,
+    exam_chunks: int = 30,
 ) -> Dataset:
     """Join several dataset folders into one; each document keeps its source.
 
@@ -50,6 +52,9 @@ def join_datasets(
     held_out : (validation, test), optional
         Shares of the documents that become the exams of each part that gives its
         documents no roles; see `vectors.draw_roles`.
+    exam_chunks : int
+        Of such a part's test documents one block of at most so many chunks is taken,
+        drawn at random, so that many documents sit an exam that is soon scored.
 
     Raises
     ------
@@ -65,12 +70,11 @@ def join_datasets(
                 f"{what} has the share {share!r}, expected more than 0, at most 1."
             )
     check_whole(0, seed=seed)
+    check_whole(1, exam_chunks=exam_chunks)
     datasets = [open_dataset(folder) for folder, _ in parts]
-    if held_out:
-        for dataset in datasets:
-            documents = dataset.documents
-            if "role" not in documents:
-                documents["role"] = draw_roles(len(documents), *held_out)
+    for dataset in datasets if held_out else ():
+        if "role" not in dataset.documents:
+            _hold_out(dataset.documents, held_out, exam_chunks)
     _check_fit(datasets)
     shares = [share for _, share in parts]
     taken = [
@@ -119,6 +123,20 @@ def _check_fit(datasets: list[Dataset]) -> None:
                 "name the shares to hold out, or add the column to its documents.csv "
                 "(pool, validation or test)."
             )
+
+
+def _hold_out(
+    documents: pd.DataFrame, held_out: tuple[float, float], exam_chunks: int
+) -> None:
+    """Draw roles, and shorten the test documents to a block each, in place."""
+    documents["role"] = draw_roles(len(documents), *held_out)
+    room = (documents["stop"] - documents["start"] - exam_chunks).clip(lower=0)
+    moved = np.random.default_rng(EXAM_SEED).integers(0, room.to_numpy() + 1)
+    start = documents["start"] + moved
+    of_test = documents["role"] == "test"
+    documents["start"] = documents["start"].where(~of_test, start)
+    shortened = np.minimum(documents["stop"], start + exam_chunks)
+    documents["stop"] = documents["stop"].where(~of_test, shortened)
 
 
 def _encoder(dataset: Dataset) -> str:
