@@ -4,7 +4,6 @@
 #
 # A run is redone when its recipe or dataset changes, never because of code or clocks:
 # the recipe's hash is part of an output's name, and no run has an input file.
-import re
 import shlex
 
 from lvmlib.study import HUGE_PAGES, read_study
@@ -12,7 +11,6 @@ from lvmlib.study import HUGE_PAGES, read_study
 study = read_study(config.get("study", "quick"), config.get("dataset", ""))
 study.write_plan()
 REPORT = f"reports/{study.name}"
-PAGES = {f"{REPORT}/{run.page}": run for run in study.runs}
 
 
 def evidence(run):
@@ -21,14 +19,8 @@ def evidence(run):
     return [str(file) for file in files if file.exists()][:1]
 
 
-def has_notebook(run):
-    """A run that was taken from reports/ has none; its page, if any, is there too."""
-    return (run.folder / "notebook.ipynb").exists()
-
-
-# Seconds each: not worth a job of a cluster.
+# A minute at most: not worth a job of a cluster.
 localrules:
-    page,
     report,
 
 
@@ -36,7 +28,6 @@ rule report:
     input:
         f"{study.folder}/study.json",
         [evidence(run) for run in study.runs],
-        [page for page, run in PAGES.items() if has_notebook(run)],
     output:
         f"{REPORT}/index.html",
         f"{REPORT}/results.csv",
@@ -73,16 +64,3 @@ for run in study.runs:
         shell:
             # glibc reads it at the start of a program; other systems ignore it.
             "GLIBC_TUNABLES={HUGE_PAGES} {params.command}"
-
-
-rule page:
-    input:
-        lambda wildcards: evidence(PAGES[f"{REPORT}/{wildcards.page}.html"]),
-    output:
-        f"{REPORT}/{{page}}.html",
-    wildcard_constraints:
-        page="|".join(re.escape(run.page.removesuffix(".html")) for run in study.runs),
-    params:
-        notebook=lambda wildcards: PAGES[f"{REPORT}/{wildcards.page}.html"].folder / "notebook.ipynb",
-    shell:
-        "python -m lvmlib.publish --page {params.notebook:q} {output:q}"

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import textwrap
 from base64 import b64decode
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -194,18 +195,27 @@ def render_page(notebook: Path, page: Path, pages: list[list[str]] = ()) -> None
         temporary.write_text(html)
 
 
-def render_run_pages(table: pd.DataFrame, study: str | Path, report: Path) -> None:
-    """Render the main arm's runs of the first seed at the two sizes compared."""
-    arms = main_runs(table)["arm"]
-    runs = table[(table["arm"] == arms.iloc[0]) & (table["seed"] == 0)]
-    runs = runs[runs["size"].isin(headline_sizes(main_runs(table)))]
-    plan = read_plan(study)
-    for folder in map(Path, runs["folder"]):
-        page, notebook = report / plan[folder]["page"], folder / "notebook.ipynb"
-        if not notebook.exists():  # restored: its page was published with it
+def render_run_pages(
+    study: str | Path, report: Path, among: Collection[str] | None = None
+) -> None:
+    """Render the pages of runs, failed ones too, with a notebook newer than theirs.
+
+    A restored run has none: its page was published with it. `among`: only the runs with
+    these folders.
+    """
+    for folder, run in read_plan(study).items():
+        page, notebook = report / run["page"], folder / "notebook.ipynb"
+        if not notebook.exists() or (among is not None and str(folder) not in among):
             continue
         if not page.exists() or page.stat().st_mtime < notebook.stat().st_mtime:
             render_page(notebook, page, UP)
+
+
+def _shown(table: pd.DataFrame) -> list[str]:
+    """Return the folders of the main arm's first seed at the two sizes compared."""
+    arms = main_runs(table)["arm"]
+    runs = table[(table["arm"] == arms.iloc[0]) & (table["seed"] == 0)]
+    return runs["folder"][runs["size"].isin(headline_sizes(main_runs(table)))].tolist()
 
 
 def render(report: Path, study: Path) -> None:
@@ -229,7 +239,9 @@ def render(report: Path, study: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         made = {name: Path(folder) / f"{name}.ipynb" for name in names}
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(lambda name: _execute(name, made[name], given), names))
+            executed = pool.map(lambda name: _execute(name, made[name], given), names)
+            render_run_pages(study, report)  # meanwhile
+            list(executed)
         for name, notebook in made.items():
             html = "index" if name == answer else name
             render_page(notebook, report / f"{html}.html", pages)
@@ -294,11 +306,7 @@ def main() -> None:
     parser.add_argument("--ship", nargs=2, metavar=("ENTRY", "USE"), help=SHIP)
     parser.add_argument("--render", action="store_true", help="only render the pages")
     parser.add_argument("--runs", type=Path, help="folder of runs to render")
-    parser.add_argument("--page", nargs=2, type=Path, help="one notebook, one page")
     arguments = parser.parse_args()
-    if arguments.page:
-        render_page(*arguments.page, UP)
-        return
     if not arguments.study:  # make rebuild, without STUDY=
         parser.error("name a study, such as: make rebuild STUDY=reference")
     report = Path("reports") / arguments.study
@@ -308,7 +316,7 @@ def main() -> None:
     study = runs_root() / arguments.study
     print(f"{publish_runs(study, report / 'runs')} runs → {report / 'runs'}")
     table = load_study(study)
-    render_run_pages(table, study, report)
+    render_run_pages(study, report, among=_shown(table))
     publish_cards(main_runs(table), report / "cards")
     if arguments.ship:
         from lvmlib.weights import PRETRAINED
