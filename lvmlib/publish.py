@@ -222,7 +222,8 @@ def render(report: Path, study: Path) -> None:
     """Render a study's pages and results.csv into `report`, from the folder of runs.
 
     A notebook gets of `reported` (the original protocol's committed runs) and `plan`
-    (reports/<study>/PLAN.md) what it has as a parameter and what is there.
+    (reports/<study>/PLAN.md) what it has as a parameter and what is there. Words and
+    figure of its answer stay beside the pages, for the front page.
     """
     answer = study_answer(study)
     names = [answer, *study_pages(study)]
@@ -251,11 +252,20 @@ def render(report: Path, study: Path) -> None:
     with atomic_path(report / "results.csv") as temporary:
         kept = [column for column in table if not re.search(hidden, column)]
         table[kept].to_csv(temporary, index=False)
-    if report.name == "reference":
-        (report / "contrast.png").write_bytes(
-            b64decode(tagged["main-figure"]["image/png"])
-        )
-        tell_readme(project_folder() / "README.md", tagged["answer"]["text/markdown"])
+    figure = tagged.get("main-figure", {}).get("image/png")
+    if figure:
+        (report / "figure.png").write_bytes(b64decode(figure))
+    (report / "answer.md").write_text(tagged["answer"]["text/markdown"] + "\n")
+
+
+def render_front(reports: Path) -> None:
+    """Render reports/index.html, which names every report, and tell the README."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "front.ipynb"
+        _execute("front", made, {"reports": reports})
+        render_page(made, reports / "index.html")
+        answer = _tagged_outputs(made)["answer"]["text/markdown"]
+    tell_readme(project_folder() / "README.md", answer)
 
 
 def _execute(name: str, target: Path, given: dict[str, Path]) -> None:
@@ -292,9 +302,8 @@ def tell_readme(readme: Path, answer: str) -> None:
     """Put the answer between the README's two marks."""
     start, rest = readme.read_text().split(ANSWER, 1)
     _, end = rest.split(ANSWER_ENDS, 1)
-    told = "\n\n".join(
-        textwrap.fill(part, 88, break_on_hyphens=False) for part in answer.split("\n\n")
-    )
+    wrap = textwrap.TextWrapper(88, subsequent_indent="  ", break_on_hyphens=False)
+    told = "\n".join(wrap.fill(line) for line in answer.splitlines())
     with atomic_path(readme) as temporary:
         temporary.write_text(f"{start}{ANSWER}\n{told}\n{ANSWER_ENDS}{end}")
 
@@ -312,6 +321,8 @@ def main() -> None:
     report = Path("reports") / arguments.study
     if arguments.render:
         render(report, arguments.runs or report / "runs")
+        if not arguments.runs:  # committed ones
+            render_front(report.parent)
         return
     study = runs_root() / arguments.study
     print(f"{publish_runs(study, report / 'runs')} runs → {report / 'runs'}")

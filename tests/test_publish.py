@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from nbformat import v4
-from studies import execute
+from studies import LARGE, SMALL, execute
 
 import lvmlib
-from lvmlib import publish, results
+from lvmlib import publish, results, show
 from lvmlib.study import read_study
 from lvmlib.weights import PRETRAINED
 
@@ -123,20 +123,35 @@ def test_the_readme_is_told_between_its_marks(tmp_path):
     readme = tmp_path / "README.md"
     marks = publish.ANSWER, publish.ANSWER_ENDS
     readme.write_text("# Title\n{}\nold\n{}\nrest\n".format(*marks))
-    publish.tell_readme(readme, "The new answer.")
-    assert readme.read_text() == "# Title\n{}\nThe new answer.\n{}\nrest\n".format(
-        *marks
-    )
+    publish.tell_readme(readme, "- One.\n- Two " + 20 * "words " + "end.")
+    found = readme.read_text()
+    words = f"# Title {marks[0]} - One. - Two {20 * 'words '}end. {marks[1]} rest"
+    assert found.split() == words.split()
+    assert f"{marks[0]}\n- One.\n- Two words" in found
+    assert max(map(len, found.splitlines())) <= 88
 
 
 def test_the_readme_has_the_numbers_of_the_committed_runs():
-    table = lvmlib.load_study(PROJECT / "reports" / "reference" / "runs")
+    best = lvmlib.load_study(PROJECT / "reports" / "best" / "runs")
     text = (PROJECT / "README.md").read_text().split(publish.ANSWER)[1]
-    answer = text.split(publish.ANSWER_ENDS)[0]
-    ranking = results.ranking(results.main_runs(table)).set_index("name")
-    network = ranking[ranking["kind"] == "network"].iloc[0]
-    for value in (network["large"], ranking["large"].max()):
-        assert f"{value:.4f}" in answer
+    answer = " ".join(text.split(publish.ANSWER_ENDS)[0].split())
+    linear = best[best["entry"] == "linear"]
+    large, small = (linear[linear["size"] == size] for size in (LARGE, SMALL))
+    changes = [results.compare(large, small).estimate]
+    contexts = best[best["entry"].str.startswith("context-")].sort_values("context")
+    column = "cosine_ridge_to_weights"
+    scores, _ = results.on_common_windows(contexts, column)
+    five = scores[(contexts["context"] == 5).to_numpy()][0]
+    changes.append((scores[-1] - five).mean())
+    diversity = PROJECT / "reports" / "diversity" / "runs"
+    if diversity.exists():
+        mixed = lvmlib.load_study(diversity)
+        mixed = mixed[mixed["size"] == SMALL]
+        home, half = (mixed[mixed["entry"] == name] for name in ("home", "half"))
+        home_exam = {"source": "wikipedia-en-first-articles"}
+        changes.append(results.compare(half, home, column, **home_exam).estimate)
+    for change in changes:
+        assert show.signed(change) in answer
 
 
 def test_a_study_without_a_name_is_refused(monkeypatch, capsys):
