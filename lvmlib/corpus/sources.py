@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import bz2
+import codecs
 import csv
+import gzip
 import html
+import io
 import json
 import re
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 from xml.etree.ElementTree import ParseError
 
+import mistune
 import pyarrow as pa
 import pyarrow.parquet as pq
+from bs4 import BeautifulSoup
 
 from lvmlib.corpus.wikitext import read_dump
 
 KINDS = (
-    "a MediaWiki dump (.xml), WikiExtractor output, JSON Lines (.jsonl), .csv, .txt "
-    "(each also as .bz2), .parquet, a folder of them, or a Hugging Face dataset "
-    "(owner/name or owner/name:config)"
+    "a MediaWiki dump (.xml), WikiExtractor output, JSON Lines (.jsonl), a .json "
+    "array, .csv, .txt, .md (each also as .gz, .bz2 or .zst), .parquet, a folder of "
+    "them, or a Hugging Face dataset (owner/name or owner/name:config)"
 )
+COMPRESSED = (".bz2", ".gz", ".zst")
+MAX_RATIO = 200  # text inflates to ten times its size or so, a bomb to a thousand
+PIECE = 2**20  # bytes of a JSON array read at a time
 HUGGING_FACE = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 DOC = re.compile(r'<doc id="([^"]*)".* title="(.*)">\s*$')
 
@@ -33,7 +42,9 @@ class SourceError(ValueError):
     """A source of text that cannot be read."""
 
 
-def read_rows(source: str) -> Iterator[Row]:
+def read_rows(
+    source: str, title_column: str = "title", text_column: str = "text"
+) -> Iterator[Row]:
     """Yield id, title and text of each document of any source `read_articles` takes.
 
     Raises
@@ -41,23 +52,47 @@ def read_rows(source: str) -> Iterator[Row]:
     SourceError
         Naming the file, what was found, what was expected and what to do.
     """
-    path = Path(source)
+    path, columns = Path(source), {"title": title_column, "text": text_column}
     if path.is_dir():
-        for file in sorted(path.rglob("*")):
-            hidden = any(p.startswith(".") for p in file.relative_to(path).parts)
-            if file.is_file() and not hidden:
-                yield from _read_file(file)
+        for file in _files(path):
+            if _reader(file):
+                yield from _read_file(file, columns)
     elif path.exists():
-        yield from _read_file(path)
-    elif HUGGING_FACE.fullmatch(source) and path.suffix[1:] not in (*_READERS, "bz2"):
-        yield from _hugging_face(source)
+        yield from _read_file(path, columns)
+    elif HUGGING_FACE.fullmatch(source) and not _is_name_of_file(path):
+        yield from _hugging_face(source, columns)
     else:
         raise SourceError(f"{source} is not there: give {KINDS}.")
 
 
-def _read_file(path: Path) -> Iterator[Row]:
+def unread_files(source: str) -> list[str]:
+    """Return the files of a folder that `read_rows` passes over, of no known kind."""
+    folder = Path(source)
+    files = _files(folder) if folder.is_dir() else []
+    return [str(f.relative_to(folder)) for f in files if not _reader(f)]
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return a folder's files, hidden ones aside, in the order of their paths."""
+    return [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+        and not any(p.startswith(".") for p in file.relative_to(folder).parts)
+    ]
+
+
+def _is_name_of_file(path: Path) -> bool:
+    return path.suffix[1:] in _READERS or path.suffix in COMPRESSED
+
+
+def _read_file(path: Path, columns: dict[str, str]) -> Iterator[Row]:
+    reader = _reader(path)
+    if not reader:
+        raise SourceError(f"{path} is of no known kind: give {KINDS}.")
+    named = {"columns": columns} if reader in _WITH_COLUMNS else {}
     try:
-        yield from _reader(path)(path)
+        yield from reader(path, **named)
     except EOFError:
         raise SourceError(
             f"{path} is truncated, it ends before its compressed data does: fetch it "
@@ -68,29 +103,74 @@ def _read_file(path: Path) -> Iterator[Row]:
             f"{path} is no well-formed XML in UTF-8 ({error}), it is truncated or "
             "damaged: fetch it again."
         ) from None
-    except (csv.Error, pa.ArrowException, UnicodeDecodeError, OSError) as error:
+    except DAMAGE as error:
         raise SourceError(
             f"{path} cannot be read, it is damaged or not what its name says "
             f"({error}): fetch or write it again."
         ) from None
 
 
-def _reader(path: Path) -> Callable[[Path], Iterator[Row]]:
-    """Find the reader by the name or, failing that, by how the file begins."""
-    suffix = path.name.lower().removesuffix(".bz2").rpartition(".")[2]
-    with _open(path) as file:
-        start = file.read(200).lstrip()
+def _reader(path: Path) -> Callable[..., Iterator[Row]] | None:
+    """Find the reader by the name or by how the file begins; None: no known kind."""
+    try:
+        with _open(path) as file:
+            start = file.read(200).removeprefix(b"\xef\xbb\xbf").lstrip()
+    except (EOFError, *DAMAGE):
+        start = b""  # reading it tells what is wrong
+    suffix = _bare(path).rpartition(".")[2].lower()
+    if suffix == "json" and start.startswith(b"["):
+        return _json_array
     if suffix not in _READERS or suffix == "txt":
         for beginning, kind in _BEGINNINGS.items():
             if start.startswith(beginning):
                 return kind
-    if suffix not in _READERS and start:
-        raise SourceError(f"{path} is of no known kind: give {KINDS}.")
-    return _READERS.get(suffix, _text_file)
+    empty = _text_file if not start else None
+    return _READERS.get(suffix, empty)
+
+
+def _bare(path: Path) -> str:
+    """Return a file's name without the suffix of its compression."""
+    packed = path.suffix.lower() in COMPRESSED
+    return path.name.removesuffix(path.suffix) if packed else path.name
+
+
+class _Limited(io.RawIOBase):
+    """Reads a compressed file until that has inflated more than text does."""
+
+    def __init__(self, file: BinaryIO, path: Path):
+        self.file, self.path, self.read_so_far = file, path, 0
+        self.limit = MAX_RATIO * path.stat().st_size + PIECE
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        data = self.file.read(len(buffer))
+        self.read_so_far += len(data)
+        if self.read_so_far > self.limit:
+            raise SourceError(
+                f"{self.path} inflates to more than {MAX_RATIO} times its size, which "
+                "no text does: it may be a bomb, so it was not read on; unpack it "
+                "yourself if you trust it."
+            )
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
 
 
 def _open(path: Path) -> BinaryIO:
-    return bz2.open(path) if path.suffix.lower() == ".bz2" else path.open("rb")
+    suffix = path.suffix.lower()
+    if suffix not in COMPRESSED:
+        return path.open("rb")
+    unpack = {".bz2": bz2.open, ".gz": gzip.open, ".zst": _open_zstandard}[suffix]
+    return io.BufferedReader(_Limited(unpack(path), path), PIECE)
+
+
+def _open_zstandard(path: Path) -> BinaryIO:
+    return pa.input_stream(path, compression="zstd")
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -138,14 +218,14 @@ def _wiki_extractor(path: Path) -> Iterator[Row]:
         )
 
 
-def _json_lines(path: Path) -> Iterator[Row]:
+def _json_lines(path: Path, columns: dict[str, str]) -> Iterator[Row]:
     for number, line in enumerate(_lines(path), start=1):
         try:
             row = json.loads(line) if line.strip() else None
         except json.JSONDecodeError as error:
             row = error
         if isinstance(row, dict):
-            yield _row(row, f"{path}, line {number},")
+            yield _row(row, f"{path}, line {number},", columns)
         elif row is not None:
             raise SourceError(
                 f"{path}, line {number}: expected a JSON object a line, found "
@@ -153,7 +233,46 @@ def _json_lines(path: Path) -> Iterator[Row]:
             )
 
 
-def _csv(path: Path) -> Iterator[Row]:
+def _json_array(path: Path, columns: dict[str, str]) -> Iterator[Row]:
+    """Read an array of objects, one at a time: only the object at hand is in memory."""
+    decoder, rest, number = json.JSONDecoder(), "", 0
+    pieces = _text_pieces(path)
+    for piece in pieces:
+        rest = (rest + piece).lstrip(" \t\r\n" if number else " \t\r\n[")
+        while rest and rest[0] != "]":
+            try:
+                row, end = decoder.raw_decode(rest)
+            except json.JSONDecodeError:
+                break  # it goes on in the next piece
+            number += 1
+            if not isinstance(row, dict):
+                raise SourceError(
+                    f"{path}, element {number}: expected a JSON object, found "
+                    f"{rest[:40]!r}; make it one with title and text."
+                )
+            yield _row(row, f"{path}, element {number},", columns)
+            rest = rest[end:].lstrip(" \t\r\n")
+            if rest[:1] not in ("", ",", "]"):
+                break
+            rest = rest.removeprefix(",").lstrip(" \t\r\n")
+    if rest.strip() != "]":
+        raise SourceError(
+            f"{path} is no JSON array, it is truncated or damaged after element "
+            f"{number} (at {rest[:40]!r}): fetch or write it again."
+        )
+
+
+def _text_pieces(path: Path) -> Iterator[str]:
+    """Yield a file's text a megabyte at a time; an error names the byte."""
+    decoder, offset = codecs.getincrementaldecoder("utf-8-sig")(), 0
+    with _open(path) as file:
+        while data := file.read(PIECE):
+            yield decoder.decode(data)
+            offset += len(data)
+    decoder.decode(b"", final=True)
+
+
+def _csv(path: Path, columns: dict[str, str]) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)  # the default is shorter than a long article
     reader = csv.DictReader(_lines(path), strict=True)
     for row in reader:
@@ -163,26 +282,37 @@ def _csv(path: Path) -> Iterator[Row]:
                 f"{where} has not the {len(reader.fieldnames)} fields that the header "
                 "names: check the quotes before it."
             )
-        yield _row(row, where)
+        yield _row(row, where, columns)
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _parquet(path: Path, columns: dict[str, str]) -> Iterator[Row]:
     # With its default, pre_buffer, pyarrow keeps all of the file it has read so far.
     with pq.ParquetFile(path, pre_buffer=False) as file:
         names = file.schema_arrow.names
-        _row(dict.fromkeys(names), str(path))  # only to see that they are there
-        wanted = [name for name in ("id", "title", "text") if name in names]
+        _row(
+            dict.fromkeys(names), str(path), columns
+        )  # only to see that they are there
+        wanted = [name for name in ("id", *columns.values()) if name in names]
         for batch in file.iter_batches(batch_size=64, columns=wanted):
             for row in batch.to_pylist():
-                yield _row(row, str(path))
+                yield _row(row, str(path), columns)
 
 
 def _text_file(path: Path) -> Iterator[Row]:
-    title = path.name.removesuffix(".bz2").removesuffix(".txt")
-    yield "", title, "".join(_lines(path))
+    yield "", _bare(path).removesuffix(".txt"), "".join(_lines(path))
 
 
-def _hugging_face(source: str) -> Iterator[Row]:
+def _markdown(path: Path) -> Iterator[Row]:
+    """Read the paragraphs and list items of Markdown, without code and tables."""
+    page = BeautifulSoup(mistune.html("".join(_lines(path))), "html.parser")
+    for dropped in page.find_all(["pre", "table", "script", "style"]):
+        dropped.decompose()
+    blocks = [b for b in page.find_all(["p", "li"]) if not b.find(["p", "li"])]
+    text = "\n".join(" ".join(block.get_text().split()) for block in blocks)
+    yield "", _bare(path).removesuffix(".md"), text
+
+
+def _hugging_face(source: str, columns: dict[str, str]) -> Iterator[Row]:
     try:
         from datasets import load_dataset  # large, and only this source needs it
     except ImportError:
@@ -193,7 +323,7 @@ def _hugging_face(source: str) -> Iterator[Row]:
     name, _, config = source.partition(":")
     try:
         for row in load_dataset(name, config or None, split="train", streaming=True):
-            yield _row(row, source)
+            yield _row(row, source, columns)
     except SourceError:
         raise
     except Exception as error:  # the hub's client passes on errors of many libraries
@@ -204,14 +334,14 @@ def _hugging_face(source: str) -> Iterator[Row]:
         ) from error
 
 
-def _row(row: Mapping[str, Any], where: str) -> Row:
-    missing = [name for name in ("title", "text") if name not in row]
+def _row(row: Mapping[str, Any], where: str, columns: dict[str, str]) -> Row:
+    missing = [name for name in columns.values() if name not in row]
     if missing:
         raise SourceError(
             f"{where} has no {' and no '.join(missing)}, only {', '.join(row)}: rename "
-            "the columns."
+            "the columns, or name them by title_column and text_column."
         )
-    values = [row.get(name) for name in ("id", "title", "text")]
+    values = [row.get("id"), row[columns["title"]], row[columns["text"]]]
     if not isinstance(values[2], str | None):
         raise SourceError(
             f"{where} has a text that is {type(values[2]).__name__}, expected a string."
@@ -224,6 +354,7 @@ def _row(row: Mapping[str, Any], where: str) -> Row:
     return document_id, title, text
 
 
+DAMAGE = (csv.Error, pa.ArrowException, UnicodeDecodeError, zlib.error, OSError)
 _READERS = {
     "xml": _dump,
     "jsonl": _json_lines,
@@ -231,6 +362,8 @@ _READERS = {
     "csv": _csv,
     "parquet": _parquet,
     "txt": _text_file,
+    "md": _markdown,
 }
+_WITH_COLUMNS = (_json_lines, _json_array, _csv, _parquet)
 # WikiExtractor names its files wiki_00, Wikimedia its dumps …xml-p1p41242.bz2.
 _BEGINNINGS = {b"<doc ": _wiki_extractor, b'{"': _json_lines, b"<mediawiki": _dump}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -15,6 +16,7 @@ from lvmlib.corpus.sources import SourceError, read_rows
 MIN_CHUNKS = 6  # five vectors of context and a target; shorter documents are dropped
 HEADING = 60  # a line shorter than this that ends no sentence is a heading
 WRAPPED = 100  # in a text without a longer line the lines were broken at a margin
+CLAUSE_END = re.compile(r"[,;:)\]—–]\s")
 SENTENCE_END = re.compile(r"""[.!?…。！？।؟]["'’”»)\]]*$""")
 
 
@@ -27,7 +29,12 @@ class Article:
     paragraphs: tuple[str, ...]
 
 
-def read_articles(source: str | Path, max_documents: int = 0) -> Iterator[Article]:
+def read_articles(
+    source: str | Path,
+    max_documents: int = 0,
+    title_column: str = "title",
+    text_column: str = "text",
+) -> Iterator[Article]:
     """Yield the articles of a source, streamed: memory does not grow with its size.
 
     A line of text is a paragraph, as WikiExtractor and the Wikipedia datasets write it,
@@ -38,13 +45,16 @@ def read_articles(source: str | Path, max_documents: int = 0) -> Iterator[Articl
     ----------
     source : str or Path
         A MediaWiki XML dump (redirects and other namespaces are passed over);
-        WikiExtractor's ``<doc>`` blocks or JSON Lines; JSON Lines, CSV or Parquet with
-        the columns title, text and, where there is one, id; a text file, whose name
-        is its title; a folder of such files, read in the order of their paths; or a
-        Hugging Face dataset, ``owner/name`` or ``owner/name:config``, of which the
+        WikiExtractor's ``<doc>`` blocks or JSON Lines; JSON Lines, a JSON array, CSV or
+        Parquet with the columns title, text and, where there is one, id; a text file or
+        Markdown, whose name is its title; any of these compressed (but Parquet); a
+        folder of such files, read in the order of their paths, others passed over; or
+        a Hugging Face dataset, ``owner/name`` or ``owner/name:config``, of which the
         split train is streamed. Documents without an id are numbered from 1.
     max_documents : int
         Stop after this many articles; 0 reads all.
+    title_column, text_column : str
+        What these two columns are called.
 
     Yields
     ------
@@ -57,7 +67,8 @@ def read_articles(source: str | Path, max_documents: int = 0) -> Iterator[Articl
         If the source is missing, damaged, of no known kind, or holds no text at all.
     """
     has_text = False
-    rows = islice(read_rows(str(source)), max_documents or None)
+    rows = read_rows(str(source), title_column, text_column)
+    rows = islice(rows, max_documents or None)
     for number, (document_id, title, text) in enumerate(rows, start=1):
         article = Article(document_id or str(number), title, tuple(_paragraphs(text)))
         has_text = has_text or bool(article.paragraphs)
@@ -78,12 +89,17 @@ def _paragraphs(text: str) -> Iterator[str]:
             yield paragraph
 
 
-def chunk(paragraphs: Iterable[str], characters: int = 210) -> list[str]:
+def chunk(
+    paragraphs: Iterable[str], characters: int = 210, counts: Counter | None = None
+) -> list[str]:
     """Cut paragraphs into chunks of whole sentences.
 
     Sentences of one paragraph are joined until the chunk has 5/7 of `characters`; one
-    that would make it longer than twice `characters` opens the next chunk. A single
-    sentence longer than that stays whole, a chunk without a letter is dropped.
+    that would make it longer than twice `characters` opens the next chunk. A chunk
+    without a letter is dropped. A sentence longer than that stays whole, up to four
+    times `characters`, of which encoders still read most; a longer one (a list, a table
+    that lost its lines) is split, see `split_sentence`, and counted in
+    ``counts["sentences_split"]``.
 
     At 210 English Wikipedia gives 210 characters on average; other numbers shift the
     mean less than in proportion, since sentences (140 on average) and paragraphs
@@ -94,13 +110,34 @@ def chunk(paragraphs: Iterable[str], characters: int = 210) -> list[str]:
     for paragraph in paragraphs:
         current = ""
         for sentence in sentencex.segment("en", paragraph):
-            joined = f"{current} {sentence.strip()}".strip()
-            if current and len(joined) > longest:
-                chunks.append(current)
-                joined = sentence.strip()
-            current = joined
-            if len(current) >= closes_at:
-                chunks.append(current)
-                current = ""
+            pieces = [sentence.strip()]
+            if len(pieces[0]) > 2 * longest:
+                pieces = split_sentence(pieces[0], characters)
+                if counts is not None:
+                    counts["sentences_split"] += 1
+            for piece in pieces:
+                joined = f"{current} {piece}".strip()
+                if current and len(joined) > longest:
+                    chunks.append(current)
+                    joined = piece
+                current = joined
+                if len(current) >= closes_at:
+                    chunks.append(current)
+                    current = ""
         chunks.append(current)
     return [text for text in chunks if any(map(str.isalpha, text))]
+
+
+def split_sentence(sentence: str, characters: int) -> list[str]:
+    """Split a sentence into pieces of at most `characters`.
+
+    After the last clause that fits, else the last word, else wherever it must.
+    """
+    pieces = []
+    while len(sentence) > characters:
+        ends = [m.end() for m in CLAUSE_END.finditer(sentence, 0, characters)]
+        end = ends[-1] if ends else sentence.rfind(" ", 0, characters) + 1
+        end = end or characters
+        pieces.append(sentence[:end].strip())
+        sentence = sentence[end:].lstrip()
+    return [piece for piece in (*pieces, sentence) if piece]
