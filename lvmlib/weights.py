@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import re
@@ -17,6 +18,7 @@ from lvmlib.files import atomic_path
 from lvmlib.models import ARCHITECTURES, build_model, unknown_name
 from lvmlib.start import Started
 
+DIGEST = "sha256"  # in a file's metadata
 WRAPPED = ("module.", "_orig_mod.")  # what DDP and torch.compile put before names
 PRETRAINED_ENCODER = "all-mpnet-base-v2"  # whose vectors the shipped models read
 PRETRAINED = {
@@ -33,7 +35,7 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
     """Write a model of `build_model` as ``.safetensors``, atomically.
 
     The file's metadata carry ``architecture`` and, as JSON, ``options``; those of a
-    `Started` model ``head_start`` and ``scale`` too.
+    `Started` model ``head_start`` and ``scale`` too; and a digest of the numbers.
 
     Raises
     ------
@@ -50,8 +52,19 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
         key.removeprefix("network."): value.contiguous()
         for key, value in model.state_dict().items()
     }
+    metadata[DIGEST] = digest(state)
     with atomic_path(path) as temporary:
         save_file(state, temporary, metadata)
+
+
+def digest(state: dict[str, torch.Tensor]) -> str:
+    """Return the SHA-256 of tensors' names, types, shapes and bytes."""
+    found = hashlib.sha256()
+    for key in sorted(state):
+        value = state[key].detach().cpu().contiguous()
+        found.update(f"{key} {value.dtype} {tuple(value.shape)} ".encode())
+        found.update(value.flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def load_weights(path: str | Path) -> nn.Module:
@@ -69,13 +82,15 @@ def load_weights(path: str | Path) -> nn.Module:
     nn.Module
         The architecture, and `dim` and `context` where they shape the weights, are
         told by the file's keys and shapes. Our own files tell all options; other
-        people's graphmert gets the band mask and everything the usual sizes.
+        people's graphmert gets the band mask and everything the usual sizes. Its
+        attribute `digest` is that of the file, checked, or "" where it has none.
 
     Raises
     ------
     WeightsError
-        When the file is missing, damaged, carries code, or its keys, shapes or
-        numbers are not those of one of our architectures.
+        When the file is missing, damaged, carries code, its numbers are not those that
+        were saved, or its keys, shapes or numbers are not those of one of our
+        architectures.
     """
     path = Path(path)
     if not path.is_file():
@@ -86,6 +101,12 @@ def load_weights(path: str | Path) -> nn.Module:
         state, metadata = _read_safetensors(path)
     else:
         state, metadata = _read_torch(path), {}
+    stated = metadata.get(DIGEST, "")
+    if stated and digest(state) != stated:
+        raise WeightsError(
+            f"{path} has numbers that were not saved in it: its digest is "
+            f"{digest(state)[:9]}, but its metadata state {stated[:9]}; fetch it again."
+        )
     # Saved from inside DDP, from a compiled model, or both, in either order.
     while prefix := next(
         (p for p in WRAPPED if all(k.startswith(p) for k in state)), ""
@@ -99,6 +120,7 @@ def load_weights(path: str | Path) -> nn.Module:
     with torch.device("meta"):  # names and shapes, but no memory and no random numbers
         model = _build(path, state, metadata)
     model.load_state_dict(_checked(path, state, model), assign=True)
+    model.digest = stated
     return model.eval()
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lvmlib import weights
 from lvmlib.models import build_model
 from lvmlib.weights import WeightsError, load_weights, save_weights
 
@@ -305,3 +306,21 @@ def test_weights_in_another_order_of_memory_are_the_same_after_a_round_trip(tmp_
     save_weights(model, tmp_path / "model.safetensors")
     loaded = load_weights(tmp_path / "model.safetensors").state_dict()
     assert all(torch.equal(loaded[k], v) for k, v in model.state_dict().items())
+
+
+def test_one_flipped_byte_is_found(tmp_path):
+    model = build_model("amn", dim=8, hidden=4, mlp=8)
+    path = tmp_path / "model.safetensors"
+    save_weights(model, path)
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1  # in the last number's mantissa
+    (tmp_path / "flipped.safetensors").write_bytes(content)
+    with pytest.raises(WeightsError, match="numbers that were not saved in it"):
+        load_weights(tmp_path / "flipped.safetensors")
+    assert load_weights(path).digest == weights.digest(model.state_dict())
+
+
+def test_a_file_without_a_digest_loads_and_says_so(tmp_path):
+    model = build_model("amn", dim=8)
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    assert load_weights(tmp_path / "model.safetensors").digest == ""

@@ -11,9 +11,10 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
@@ -35,6 +36,8 @@ TOLERANCE = 1e-5  # two copies of a vector differ by less, in its largest compon
 BLOCK = 4 * 2**20  # bytes of windows at a time; working on them takes ten times that
 # Overlapping windows deflate to a fifth or so, a zip bomb to a thousandth.
 MAX_RATIO, MAX_BYTES, MAX_DIM = 100, 64 * 2**30, 2**16
+MAX_WHOLE = 4 * 2**30  # bytes of an array that has to be read at once
+TYPES = (np.dtype("<f4"), np.dtype("<f2"))
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
 
 
@@ -61,8 +64,9 @@ def import_npz(
     Parameters
     ----------
     path : path
-        An .npz file with float32 `context_sequences` (N, 5, D) and `target_vectors`
-        (N, D), or `contexts` and `targets`, or either with `train_` in front.
+        An .npz file with float32 or float16 `context_sequences` (N, 5, D) and
+        `target_vectors` (N, D), or `contexts` and `targets`, or either with `train_` in
+        front. In Fortran order, which cannot be streamed, up to 4 GB an array.
     output : path
         The folder to write; `info["import"]` counts windows, vectors, breaks, missing
         windows and exact duplicates, and names the arrays that were ignored.
@@ -102,6 +106,12 @@ def _check_layout(path: Path) -> _Layout:
     """Check names, declared sizes and array headers, before any data is read."""
     with _readable(path), zipfile.ZipFile(path) as archive:
         members = archive.namelist()
+        for name in members:
+            if members.count(name) > 1:
+                raise DatasetError(
+                    f"{path} holds {name} {members.count(name)} times, expected each "
+                    "array once: save it again with numpy.savez."
+                )
         found = [name[:-4] for name in members if name.endswith(".npy")]
         pair = next((pair for pair in NAMES if set(pair) <= set(found)), None)
         if pair is None:
@@ -134,11 +144,16 @@ def _check_array(path: Path, archive: zipfile.ZipFile, name: str) -> tuple[int, 
     with archive.open(member) as handle:
         shape, fortran, dtype = _read_header(where, handle)
         needed = handle.tell() + dtype.itemsize * math.prod(shape)
-    if dtype != np.dtype("<f4") or fortran or shape[-1:] > (MAX_DIM,):
+    if dtype not in TYPES or shape[-1:] > (MAX_DIM,):
         raise DatasetError(
-            f"{where} holds {dtype} in {'Fortran' if fortran else 'C'} order, shape "
-            f"{shape}, expected float32 in C order, at most {MAX_DIM:,} components a "
-            "vector: convert it with numpy.ascontiguousarray."
+            f"{where} holds {dtype}, shape {shape}, expected float32 or float16, at "
+            f"most {MAX_DIM:,} components a vector: convert it."
+        )
+    if fortran and needed > MAX_WHOLE:
+        raise DatasetError(
+            f"{where} is in Fortran order, so all of its {needed:,} bytes have to be "
+            f"read at once, and that are more than {MAX_WHOLE:,}: convert it with "
+            "numpy.ascontiguousarray."
         )
     if size != needed or not all(length > 0 for length in shape):
         raise DatasetError(
@@ -182,21 +197,33 @@ def _windows(path: Path, layout: _Layout) -> Iterator[np.ndarray]:
         archive.open(f"{layout.contexts}.npy") as contexts,
         archive.open(f"{layout.targets}.npy") as targets,
     ):
-        for handle in (contexts, targets):
-            _read_header(str(path), handle)
+        readers = [
+            _reader(handle, *_read_header(str(path), handle))
+            for handle in (contexts, targets)
+        ]
         for start in range(0, layout.n, rows):
             n = min(rows, layout.n - start)
             windows = np.empty((n, WINDOW, layout.dim), dtype=np.float32)
-            windows[:, :CONTEXT] = _read(contexts, (n, CONTEXT, layout.dim))
-            windows[:, CONTEXT] = _read(targets, (n, layout.dim))
+            windows[:, :CONTEXT], windows[:, CONTEXT] = (read(n) for read in readers)
             yield windows
 
 
-def _read(handle: IO[bytes], shape: tuple[int, ...]) -> np.ndarray:
-    data = handle.read(4 * math.prod(shape))
-    if len(data) < 4 * math.prod(shape):
+def _reader(
+    handle: IO[bytes], shape: tuple[int, ...], fortran: bool, dtype: np.dtype
+) -> Callable[[int], np.ndarray]:
+    """Return a function that gives the next n rows of an array, after its header."""
+    if not fortran:
+        return lambda n: _read(handle, (n, *shape[1:]), dtype)
+    rows = iter(np.asarray(_read(handle, shape[::-1], dtype).T))
+    return lambda n: np.stack(list(islice(rows, n)))
+
+
+def _read(handle: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    size = dtype.itemsize * math.prod(shape)
+    data = handle.read(size)
+    if len(data) < size:
         raise EOFError("its data end early")
-    return np.frombuffer(data, dtype="<f4").reshape(shape)
+    return np.frombuffer(data, dtype=dtype).reshape(shape)
 
 
 def _scan(path: Path, layout: _Layout) -> tuple[np.ndarray, int, float]:
