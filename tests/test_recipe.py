@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
 from dataclasses import replace
@@ -335,3 +336,30 @@ def test_runs_are_kept_in_the_project_or_where_lvm_runs_says(
     (project / "parameters").rmdir()
     monkeypatch.chdir(tmp_path)
     assert files.runs_root() == tmp_path / "runs"
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [  # as papermill gives them: -p size 007, 1e400, no; -y with a date
+        ({"size": float("inf")}, "size"),
+        ({"learning_rate": float("inf")}, "learning_rate"),
+        ({"weight_decay": float("inf")}, "weight_decay"),
+        ({"scale": "no"}, "scale"),
+        ({"seed": datetime.date(2026, 11, 30)}, "seed"),
+        ({"epochs": None}, "epochs"),
+        ({"epochs": True}, "epochs"),
+        ({"warmup": "1_000"}, "warmup"),
+        ({"run_dir": 7}, "run_dir"),
+    ],
+)
+def test_values_of_the_wrong_type_name_their_parameter(given, named):
+    with pytest.raises(ParameterError, match=f"parameter '{named}' is "):
+        make_settings("amn", given)
+
+
+def test_numbers_that_yaml_takes_for_text():
+    texts = {"learning_rate": "1E-3", "weight_decay": "1_000"}
+    settings = make_settings("amn", texts)
+    assert settings.recipe.learning_rate == 0.001
+    assert settings.recipe.weight_decay == 1000
+    assert make_settings("amn", {"size": int("007")}).size == 7

@@ -140,6 +140,7 @@ def _hold_out(
 
 
 def _encoder(dataset: Dataset) -> str:
+    """Return an encoder's name without its owner, which a folder does not tell."""
     encoder = dataset.info.get("encoder")
     name = encoder.get("name") if isinstance(encoder, dict) else encoder
     if not name:
@@ -147,7 +148,7 @@ def _encoder(dataset: Dataset) -> str:
             f"{dataset.folder / 'dataset.json'} names no encoder, so its vectors "
             'cannot be joined to others: add "encoder": {"name": ...}.'
         )
-    return name
+    return name.rpartition("/")[2]
 
 
 def _sample(dataset: Dataset, share: float, seed: int) -> np.ndarray:
