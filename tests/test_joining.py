@@ -186,7 +186,9 @@ def test_another_encoder(tmp_path, part):
 def test_an_encoder_is_its_name(tmp_path, part):
     other = part("b", 1, encoder=ENCODER | {"precision": "bfloat16 weights"})
     parts = [(part("a"), 1), (other, 1), (part("c", 2, encoder=ENCODER["name"]), 1)]
-    assert join_datasets(parts, tmp_path / "out", "mixed").n == 1200
+    local = {"name": ENCODER["name"].rpartition("/")[2]}  # as a folder tells it
+    parts.append((part("d", 3, encoder=local), 1))
+    assert join_datasets(parts, tmp_path / "out", "mixed").n == 1600
 
 
 @pytest.mark.parametrize("encoder", [None, "", {"pooling": "mean"}])
