@@ -8,6 +8,7 @@ two seeds on, over seeds.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from functools import lru_cache
 from itertools import combinations, pairwise
@@ -233,7 +234,8 @@ def window_scores(
     Parameters
     ----------
     column : str
-        A column of test.parquet, or one of `r10_document` and `mrr_all`.
+        A column of test.parquet, or what is made of its ranks: `r1_document` (or any
+        other number), `r1_all`, `mrr_document`, `mrr_all`.
     source : str
         Only windows of documents of this source; empty: all.
 
@@ -259,13 +261,17 @@ def window_scores(
                 f"{folder} was scored on other test windows than "
                 f"{runs['folder'].iloc[0]}: their scores cannot be paired."
             )
-    derived = {
-        "r10_document": lambda frame: (frame["rank_document"] <= 10) * 1.0,
-        "mrr_all": lambda frame: 1 / frame["rank_all"],
-    }
-    values = [derived[column](f) if column in derived else f[column] for f in frames]
     documents = frames[0]["document"].to_numpy()
-    return np.stack([value.to_numpy() for value in values]), documents
+    return np.stack([_score(frame, column).to_numpy() for frame in frames]), documents
+
+
+def _score(frame: pd.DataFrame, column: str) -> pd.Series:
+    """Return a column, or the score that is made of a rank: r<k>_… or mrr_…."""
+    of_rank = re.fullmatch(r"(?:r(\d+)|mrr)_(document|all)", column)
+    if not of_rank:
+        return frame[column]
+    rank = frame[f"rank_{of_rank[2]}"]
+    return (rank <= int(of_rank[1])) * 1.0 if of_rank[1] else 1 / rank
 
 
 def scores_by_size(

@@ -213,17 +213,6 @@ def rank_ranges(
     return {name: (best[name], worst[name]) for name in scores}
 
 
-def format_interval(interval: Interval, digits: int = 3, signed: bool = True) -> str:
-    """Text such as "+0.012 [−0.004, +0.028]"; unsigned for a plain score.
-
-    An end that rounds to zero keeps its minus ("−0.000"): whether zero is inside shows.
-    """
-    sign, end = "+" if signed else "", f".{digits}f"
-    middle = f"{interval.estimate:{sign}z{end}}"
-    text = f"{middle} [{interval.low:{sign}{end}}, {interval.high:{sign}{end}}]"
-    return text.replace("-", "−")
-
-
 def expected_best(scores: ArrayLike) -> np.ndarray:
     """Return the expected best of k = 1, …, n scores drawn from these n, (n,).
 

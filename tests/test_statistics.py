@@ -15,7 +15,6 @@ from lvmlib.statistics import (
     _crossed_mean,
     clustered_interval,
     expected_best,
-    format_interval,
     holm,
     rank_ranges,
     verdict,
@@ -308,12 +307,6 @@ def test_ranks_of_one_name_and_of_unlike_shapes():
     assert rank_ranges({"only": np.arange(4)}, [0, 0, 1, 1]) == {"only": (1, 1)}
     with pytest.raises(ValueError, match="one shape"):
         rank_ranges({"a": np.ones((3, 4)), "b": np.ones(4)}, [0, 0, 1, 1])
-
-
-def test_interval_as_text():
-    assert format_interval(interval(-0.004, 0.028)) == "+0.012 [−0.004, +0.028]"
-    assert format_interval(interval(0.5, 0.6), 2, signed=False) == "0.55 [0.50, 0.60]"
-    assert format_interval(interval(-0.0002, 0.0001)) == "+0.000 [−0.000, +0.000]"
 
 
 def test_expected_best_is_the_mean_over_all_draws():
