@@ -71,7 +71,7 @@ def distributions(paths: list[Path]) -> set[str]:
 
 
 PRODUCT = [*ROOT.glob("lvmlib/**/*.py"), *ROOT.glob("notebooks/**/[!.]*.ipynb")]
-PRODUCT += ROOT.glob("notebooks/benchmark/*.py")
+PRODUCT += ROOT.glob("notebooks/*/*.py")
 PRODUCT += [ROOT / "Snakefile"]
 TESTS = sorted(ROOT.glob("tests/**/*.py"))
 
