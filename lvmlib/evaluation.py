@@ -125,6 +125,45 @@ def _retrieve(
     }
 
 
+def copying(raw: np.ndarray, dataset: Dataset, windows: np.ndarray) -> np.ndarray:
+    """Return how much nearer the context predictions are than the truth is, (W,).
+
+    max cos(prediction, context) / max cos(truth, context), the *paraphrasing* of Large
+    Concept Models (arXiv 2412.08821): above 1 the model copies its context.
+    """
+    ratios = []
+    for part in _blocks(len(windows), BLOCK):
+        vectors = _unit_rows(dataset.gather(windows[part]))  # (B, C + 1, D)
+        context, truth = vectors[:, :-1], vectors[:, -1]
+        of = (_unit(raw[part]), truth)
+        nearest = [np.einsum("bcd,bd->bc", context, x).max(axis=1) for x in of]
+        ratios.append(nearest[0] / nearest[1])
+    return np.concatenate(ratios)
+
+
+def k_occurrence_skew(
+    raw: np.ndarray, dataset: Dataset, windows: np.ndarray, k: int = 10
+) -> float:
+    """Return the skewness of how often a candidate is among a prediction's k nearest.
+
+    Candidates are the vectors of the windows, each window's own context left out. Near
+    zero all are found alike; large, a few *hubs* are near everything (Radovanović et
+    al. 2010; Dinu et al., arXiv 1412.6568).
+    """
+    windows = _checked(windows)
+    rows, columns = np.unique(windows, return_inverse=True)
+    columns = columns.reshape(windows.shape)
+    candidates, found = _unit(dataset.gather(rows)), np.zeros(len(rows))
+    for part in _blocks(len(windows), max(1, SIMILARITIES // len(rows))):
+        similarity = _unit(raw[part]) @ candidates.T  # (B, K)
+        own = columns[part, :-1]
+        similarity[np.arange(len(own))[:, None], own] = -2
+        nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
+        found += np.bincount(nearest.ravel(), minlength=len(rows))
+    centred = found - found.mean()
+    return float((centred**3).mean() / (centred**2).mean() ** 1.5)
+
+
 def summarise(scores: pd.DataFrame) -> dict[str, float]:
     """Return means over windows of what `score_windows` gave.
 
@@ -195,7 +234,7 @@ def fitted_start(
     dataset: Dataset, split: Split, cache: Path | None = None
 ) -> dict[str, torch.Tensor]:
     """Return the tensors of ridge to the weights, fitted once for a split."""
-    place = (cache or runs_root() / "baselines") / _identity(dataset, split)
+    place = (cache or runs_root() / "baselines") / identity(dataset, split)
     return _fitted(dataset, split, place)["ridge_to_weights"].state_dict()
 
 
@@ -214,7 +253,8 @@ def _fitted(dataset: Dataset, split: Split, place: Path) -> dict[str, nn.Module]
     return models
 
 
-def _identity(dataset: Dataset, split: Split) -> str:
+def identity(dataset: Dataset, split: Split) -> str:
+    """Return the name under which what is fitted to a split is kept."""
     decisive = hashlib.sha256(f"{VERSION} {dataset.sha256}".encode())
     for windows in vars(split).values():
         decisive.update(np.ascontiguousarray(windows))
@@ -237,7 +277,7 @@ def score_baselines(
         `baselines`: by name, test metrics, `validation_cosine` and fitted `numbers`;
         `best_baseline`; `training_mean_cosine`, the constant-mean level.
     """
-    place = cache / _identity(dataset, split)
+    place = cache / identity(dataset, split)
     results = read_json(place / "results.json")
     if results:
         return pd.read_parquet(place / "cosines.parquet"), results
@@ -285,6 +325,11 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     norms[norms == 0] = 1
     unit = np.empty(vectors.shape, dtype=np.float32)
     return np.divide(vectors, norms[:, None], out=unit, casting="same_kind")
+
+
+def _unit_rows(vectors: np.ndarray) -> np.ndarray:
+    """Normalise the last axis of (B, C, D)."""
+    return _unit(vectors.reshape(-1, vectors.shape[-1])).reshape(vectors.shape)
 
 
 def _checked(windows: np.ndarray) -> np.ndarray:
