@@ -62,9 +62,12 @@ def _without_path(value: object) -> str:
 
 
 def some_size(dataset: Dataset) -> int:
-    """Return a training size for the card: the whole pool, at most 20,000 vectors."""
+    """Return a training size for the card: the whole pool, at most 3,000 vectors.
+
+    Enough to see that a linear model learns; a card should take seconds.
+    """
     pool = document_rows(dataset, exam_documents(dataset)["pool"])
-    return min(len(pool), 20_000)
+    return min(len(pool), 3000)
 
 
 def examples(
