@@ -13,7 +13,7 @@ READY := .venv/ready
 # be the environment's own: a user's kernel of that name must not get in front of it.
 IN_VENV = PATH="$(CURDIR)/$(BIN):$$PATH" JUPYTER_PATH="$(CURDIR)/.venv/share/jupyter"
 
-.PHONY: help report study publish rebuild benchmark test sample lab lint lock
+.PHONY: help report study publish rebuild benchmark test campaign sample lab lint lock
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -54,6 +54,10 @@ test: $(READY) ## run all tests and all notebooks (their runs go to a temporary 
 	  notebooks tests -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder \
 	  --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
 	  $(patsubst %,--ignore=notebooks/%.ipynb,summary runs)
+
+campaign: $(READY) ## kill, starve and mislead it 200 times (half an hour), log in reports/campaign
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	$(IN_VENV) PYTHONPATH=tests $(BIN)/python tests/campaign.py 200 "$$folder/campaign"
 
 sample: $(READY) ## rebuild the bundled vectors (ENCODER=folder of all-mpnet-base-v2, if offline)
 	@$(IN_VENV) $(BIN)/python -m lvmlib.corpus.building $(ENCODER)

@@ -108,3 +108,8 @@ def project_folder() -> Path:
     """Return the folder of this project, else (lvmlib is installed) the current one."""
     project = Path(__file__).parent.parent
     return project if (project / "parameters").is_dir() else Path.cwd()
+
+
+def one_line(error: BaseException) -> str:
+    """Return what another library's error says, on one line, to stand in a sentence."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lvmlib.files import one_line
 from lvmlib.statistics import clustered_interval
 
 BASELINES = {
@@ -66,7 +67,9 @@ def load_run(folder: str | Path) -> Run:
         history = pd.read_csv(folder / "history.csv")
         scores = read_scores(folder)
     except (OSError, ValueError) as error:
-        raise RunError(f"{folder} holds no finished run ({error}).") from error
+        raise RunError(
+            f"{folder} holds no finished run ({one_line(error)})."
+        ) from error
     return Run(folder, info, history, scores)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import yaml
 
-from lvmlib.files import project_folder, runs_root, write_json
+from lvmlib.files import one_line, project_folder, runs_root, write_json
 from lvmlib.models import build_model, count_parameters, unknown_name
 from lvmlib.recipe import (
     ParameterError,
@@ -196,7 +196,9 @@ def read_yaml(name: str) -> dict[str, Any]:
         content = content if isinstance(content, dict) else {}
         check_names(content, SHAPES)
     except (OSError, yaml.YAMLError, ParameterError) as error:
-        raise ParameterError(f"{path} cannot be read as a study ({error}).") from error
+        raise ParameterError(
+            f"{path} cannot be read as a study ({one_line(error)})."
+        ) from error
     for key in ("architectures", "sizes", "seeds"):
         if not content.get(key):
             raise ParameterError(f"{path} has no {key}: name at least one.")

@@ -23,7 +23,7 @@ import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
-from lvmlib.files import sha256
+from lvmlib.files import one_line, sha256
 
 SAMPLE = Path(__file__).parent / "sample"
 NORM_TOLERANCE = 0.01
@@ -132,8 +132,8 @@ def _reading(path: Path, kind: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, EOFError) as error:  # pandas' and json's are, too
         raise DatasetError(
-            f"{path} cannot be read as {kind} ({error}), it is missing, truncated or "
-            "something else: copy it again from the source."
+            f"{path} cannot be read as {kind} ({one_line(error)}), it is missing, "
+            "truncated or something else: copy it again from the source."
         ) from None
 
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from lvmlib.files import atomic_path
+from lvmlib.files import atomic_path, one_line
 from lvmlib.models import ARCHITECTURES, build_model, unknown_name
 from lvmlib.start import Started
 
@@ -148,8 +148,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, st
             return state, file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise WeightsError(
-            f"{path} is damaged or not a safetensors file ({error}); fetch or write "
-            "it again."
+            f"{path} is damaged or not a safetensors file ({one_line(error)}); fetch "
+            "or write it again."
         ) from error
 
 
@@ -236,7 +236,8 @@ def _build(
         raise
     except (ValueError, TypeError, IndexError) as error:
         raise WeightsError(
-            f"{path}: its metadata or shapes fit none of our models ({error})."
+            f"{path}: its metadata or shapes fit none of our models "
+            f"({one_line(error)})."
         ) from error
 
 

@@ -487,3 +487,11 @@ seeds: [0]
 def test_a_list_as_a_key_is_no_study(plan, tmp_path):
     with pytest.raises(ParameterError, match=r"grid\.yaml cannot be read"):
         plan("? [a]\n: 3\n")
+
+
+def test_what_yaml_says_is_one_line(tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text("architectures: {!!python/object/apply:os.system [x]: {}}")
+    with pytest.raises(ParameterError) as error:
+        read_study(str(path))
+    assert "\n" not in str(error.value)

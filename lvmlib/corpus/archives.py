@@ -23,6 +23,7 @@ import pandas as pd
 from numpy.lib import format as npy
 
 from lvmlib.corpus.writing import write_dataset
+from lvmlib.files import one_line
 from lvmlib.vectors import Dataset, DatasetError
 
 NAMES = (
@@ -184,7 +185,7 @@ def _readable(path: Path) -> Iterator[None]:
     except DAMAGE as error:
         raise DatasetError(
             f"{path} cannot be read as an .npz archive, it is missing, truncated or "
-            f"something else ({error}): copy it again from the source."
+            f"something else ({one_line(error)}): copy it again from the source."
         ) from None
 
 

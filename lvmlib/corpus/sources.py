@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from bs4 import BeautifulSoup
 
 from lvmlib.corpus.wikitext import read_dump
+from lvmlib.files import one_line
 
 KINDS = (
     "a MediaWiki dump (.xml), WikiExtractor output, JSON Lines (.jsonl), a .json "
@@ -100,13 +101,13 @@ def _read_file(path: Path, columns: dict[str, str]) -> Iterator[Row]:
         ) from None
     except ParseError as error:
         raise SourceError(
-            f"{path} is no well-formed XML in UTF-8 ({error}), it is truncated or "
-            "damaged: fetch it again."
+            f"{path} is no well-formed XML in UTF-8 ({one_line(error)}), it is "
+            "truncated or damaged: fetch it again."
         ) from None
     except DAMAGE as error:
         raise SourceError(
             f"{path} cannot be read, it is damaged or not what its name says "
-            f"({error}): fetch or write it again."
+            f"({one_line(error)}): fetch or write it again."
         ) from None
 
 
@@ -327,10 +328,9 @@ def _hugging_face(source: str, columns: dict[str, str]) -> Iterator[Row]:
     except SourceError:
         raise
     except Exception as error:  # the hub's client passes on errors of many libraries
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise SourceError(
             f"{source} is not a file here and cannot be streamed from Hugging Face "
-            f"({reason}): check its name, its config and the network."
+            f"({one_line(error)}): check its name, its config and the network."
         ) from error
 
 

@@ -1,0 +1,296 @@
+"""Kill, starve and mislead the product, and count what is lost: `make campaign`.
+
+python tests/campaign.py KILLS FOLDER writes reports/campaign/log.csv: a row a trial.
+Not collected by pytest: it takes as long as its number of kills.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+import lvmlib
+from lvmlib import publish, runs, training
+from lvmlib.corpus.archives import import_npz
+from lvmlib.corpus.building import build
+from lvmlib.corpus.encoding import bundled_encoder
+from lvmlib.corpus.sources import SourceError, read_rows
+from lvmlib.recipe import ParameterError, make_settings
+from lvmlib.records import RunError
+from lvmlib.study import read_study
+from lvmlib.vectors import DatasetError
+from lvmlib.weights import WeightsError
+
+ROOT = Path(__file__).parent.parent
+TRAINING = {"size": 3000, "epochs": 12, "batch_size": 32, "precision": "32-true"}
+OURS = (DatasetError, ParameterError, RunError, SourceError, WeightsError)
+
+
+# --- jobs that are killed: each leaves something whole, or goes on -------------------
+
+
+def train_job(folder: Path) -> None:
+    """Train a run with a checkpoint every fifth of a second."""
+    original = training.train
+
+    def often(*arguments: object, **named: object) -> pd.DataFrame:
+        return original(*arguments, **named, checkpoint_seconds=0.2)
+
+    runs.train = often
+    settings = make_settings("amn", TRAINING | {"run_dir": str(folder / "run")})
+    dataset = lvmlib.open_dataset("")
+    model = lvmlib.new_model(settings, dataset.dim)
+    lvmlib.run(settings, model, dataset, settings.split(dataset))
+
+
+def encode_job(folder: Path) -> None:
+    """Build a dataset from a text of a few hundred chunks."""
+    source = folder / "text.jsonl"
+    lines = [f"Line {n} is about subject {n // 9}. " * 6 for n in range(400)]
+    rows = [{"title": str(n), "text": "\n".join(lines[n::2])} for n in range(2)]
+    source.write_text("\n".join(map(json.dumps, rows)))
+    build(str(source), str(folder / "built"), bundled_encoder())
+
+
+def publish_job(folder: Path) -> None:
+    """Publish the reference study's runs once more, elsewhere."""
+    target = folder / "published"
+    publish.publish_runs(ROOT / "reports/as_reported/runs", target)
+    (folder / "done").touch()
+
+
+def render_job(folder: Path) -> None:
+    """Render a notebook, as it is, into a page."""
+    for number in range(6):
+        publish.render_page(
+            ROOT / "notebooks/explore.ipynb", folder / f"page{number}.html"
+        )
+    (folder / "done").touch()
+
+
+JOBS = {
+    "training": (train_job, "run/run.json"),
+    "encoding": (encode_job, "built/dataset.json"),
+    "publishing": (publish_job, "done"),
+    "rendering": (render_job, "done"),
+}
+
+
+def contents(job: str, folder: Path) -> str:
+    """Return a hash of what a finished job has to give, the clock aside."""
+    found = hashlib.sha256()
+    if job == "training":
+        run = lvmlib.load_run(folder / "run")
+        found.update(run.scores.to_numpy().tobytes())
+        found.update(run.history.drop(columns="seconds").to_numpy().tobytes())
+        state = lvmlib.load_weights(folder / "run/model.safetensors").state_dict()
+        for value in state.values():
+            found.update(value.numpy().tobytes())
+    elif job == "encoding":
+        found.update((folder / "built/vectors.npy").read_bytes())
+    else:
+        for path in sorted(folder.rglob("*.*")):
+            if path.is_file():
+                found.update(path.name.encode() + path.read_bytes())
+    return found.hexdigest()
+
+
+def start(job: str, folder: Path) -> subprocess.Popen:
+    """Start a job in a process group of its own."""
+    command = [sys.executable, __file__, "--job", job, str(folder)]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def kill_often(job: str, kills: int, folder: Path, draw: random.Random) -> list[dict]:
+    """Kill a job at random moments until it was killed so often; it must still end.
+
+    A job that ends unkilled is begun anew elsewhere. Every result must be that of a job
+    that was left alone.
+    """
+    marker = JOBS[job][1]
+    alone = folder / job / "alone"
+    alone.mkdir(parents=True)
+    started = time.monotonic()
+    left = start(job, alone)
+    _, errors = left.communicate()
+    if left.returncode:
+        raise RuntimeError(f"{job} fails by itself:\n{errors.decode()[-2000:]}")
+    whole, expected = time.monotonic() - started, contents(job, alone)
+    rows, done, number = [], 0, 0
+    while done < kills:
+        number += 1
+        here = folder / job / str(number)
+        here.mkdir()
+        killed, begun, broken = 0, time.monotonic(), ""
+        while not (here / marker).exists():
+            process = start(job, here)
+            wait = draw.uniform(0.2, 1.1) * whole if done < kills else None
+            try:
+                process.wait(wait)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                killed, done = killed + 1, done + 1
+            errors = process.stderr.read().decode()
+            process.stderr.close()
+            if process.returncode not in (0, -signal.SIGKILL):
+                broken = errors.strip().splitlines()[-1]
+                break
+        same = not broken and contents(job, here) == expected
+        row = {"trial": f"{job} {number}", "kills": killed, "fine": same}
+        row |= {"error": broken, "seconds": time.monotonic() - begun}
+        rows.append(row | {"alone_seconds": whole})
+        shutil.rmtree(here)
+    return rows
+
+
+# --- two at once, and hostile inputs -------------------------------------------------
+
+
+def two_at_once(folder: Path) -> dict:
+    """Train the same run in one folder from two processes at the same time."""
+    here = folder / "two"
+    here.mkdir()
+    pair = [start("training", here) for _ in range(2)]
+    for process in pair:
+        process.communicate()
+    found = contents("training", here)
+    alone = contents("training", folder / "training" / "alone")
+    codes = sorted(process.returncode for process in pair)
+    return {"trial": "two trainings in one folder", "fine": found == alone} | {
+        "error": "" if codes == [0, 0] else f"exit codes {codes}"
+    }
+
+
+class Evil:
+    """Runs something when it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+def hostile(folder: Path, draw: random.Random) -> list[dict]:
+    """Give sixty inputs that are damaged, lie or carry code; each must be refused."""
+    sentinel, rows = folder / "executed", []
+    sample = lvmlib.open_dataset("").folder
+
+    def dataset(number: int) -> None:
+        copy = folder / f"dataset{number}"
+        shutil.copytree(sample, copy)
+        name = ("vectors.npy", "scales.npy", "documents.csv", "dataset.json")[
+            number % 4
+        ]
+        content = bytearray((copy / name).read_bytes())
+        place = draw.randrange(len(content) // 2)
+        if number < 8:
+            content = content[: place + 1]  # cut off
+        else:
+            content[place : place + 64] = draw.randbytes(64)
+        (copy / name).write_bytes(content)
+        try:
+            lvmlib.open_dataset(copy)
+        finally:
+            shutil.rmtree(copy)
+
+    def weights(number: int) -> None:
+        path = folder / f"w{number}.{('pt', 'safetensors')[number % 2]}"
+        if number % 2 == 0:
+            torch.save({"model_state_dict": Evil(sentinel)}, path)
+        else:
+            lvmlib.save_weights(lvmlib.build_model("amn", dim=8), path)
+            content = bytearray(path.read_bytes())
+            content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+            path.write_bytes(content)
+        lvmlib.load_weights(path)
+
+    def archive(number: int) -> None:
+        path = folder / f"a{number}.npz"
+        trap = np.array([Evil(sentinel)] * 5, dtype=object).reshape(1, 5, 1)
+        np.savez(path, contexts=trap, targets=np.ones((1, 1), np.float32))
+        if number % 2:
+            with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bomb:
+                bomb.writestr("contexts.npy", bytes(20 * 2**20))
+                bomb.writestr("targets.npy", b"no array")
+        import_npz(path, folder / f"o{number}", name="x", encoder="y", licence="z")
+
+    def text(number: int) -> None:
+        names = ("a.jsonl", "a.json", "a.csv", "a.xml", "a.parquet", "a.jsonl.gz")
+        path = folder / f"{number}{names[number % len(names)]}"
+        path.write_bytes(draw.randbytes(2000))
+        list(read_rows(str(path)))
+
+    def plan(number: int) -> None:
+        entries = ("../evil", "a/b", "!!python/object/apply:os.system [touch x]", "")
+        path = folder / f"p{number}.yaml"
+        entry = entries[number % 4]
+        path.write_text(f"sizes: [100]\nseeds: [0]\narchitectures: {{{entry}: {{}}}}\n")
+        read_study(str(path))
+
+    for kind, count in (
+        (dataset, 16),
+        (weights, 14),
+        (archive, 8),
+        (text, 18),
+        (plan, 4),
+    ):
+        for number in range(count):
+            row = {"trial": f"hostile {kind.__name__} {number}", "fine": False}
+            try:
+                kind(number)
+                row["error"] = "accepted"
+            except OURS as error:
+                row |= {"fine": "\n" not in str(error), "error": ""}
+            except Exception as error:
+                row["error"] = f"{type(error).__name__}: {error}"[:200]
+            if sentinel.exists():
+                row |= {"fine": False, "error": "it was executed"}
+            rows.append(row)
+    return rows
+
+
+def main() -> int:
+    """Run the campaign, or one of its jobs."""
+    if sys.argv[1] == "--job":
+        JOBS[sys.argv[2]][0](Path(sys.argv[3]))
+        return 0
+    kills, folder = int(sys.argv[1]), Path(sys.argv[2])
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    os.environ |= {"LVM_RUNS": str(folder / "runs"), "OMP_NUM_THREADS": "1"}
+    draw, rows = random.Random(0), []
+    for job in JOBS:
+        rows += kill_often(job, kills // len(JOBS), folder, draw)
+        print(f"{job}: {len(rows)} trials so far", flush=True)
+    rows += [two_at_once(folder), *hostile(folder, draw)]
+    table = pd.DataFrame(rows)
+    target = ROOT / "reports" / "campaign" / "log.csv"
+    target.parent.mkdir(exist_ok=True)
+    table.to_csv(target, index=False)
+    print(f"{table['fine'].sum()} of {len(table)} as they should be → {target}")
+    print(table[~table["fine"]].to_string())
+    return int(not table["fine"].all())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
