@@ -117,7 +117,8 @@ def train(
     if begun is None and hasattr(model, "fit"):
         model.fit(dataset, split)
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        return _keep_fitted(model, dataset, split, folder, started)
+        writes = fabric is None or fabric.is_global_zero
+        return _keep_fitted(model, dataset, split, folder if writes else None, started)
     fabric = fabric or make_fabric(recipe)
     device = fabric.device
     gather = make_gather(dataset, device)
@@ -181,9 +182,16 @@ def train(
 
 
 def _keep_fitted(
-    model: nn.Module, dataset: Dataset, split: Split, folder: Path, started: float
+    model: nn.Module,
+    dataset: Dataset,
+    split: Split,
+    folder: Path | None,
+    started: float,
 ) -> pd.DataFrame:
-    """Save a model that nothing is left to train of; its history has one row."""
+    """Save a model that nothing is left to train of; its history has one row.
+
+    Of several processes one has the folder, the others None.
+    """
     row = {"epoch": 1, "step": 0, "learning_rate": 0.0}
     for part, windows in (("train", split.train), ("validation", split.validation)):
         loss, cosine = _sums(model, dataset, windows) / len(windows)
@@ -191,9 +199,10 @@ def _keep_fitted(
     row |= dict.fromkeys(["gradient_norm", "gradient_norm_max"], 0.0)
     row |= {"gradient_norm_max_step": 0, "windows": len(split.train)}
     history = pd.DataFrame([row | {"seconds": time.monotonic() - started}])
-    save_weights(model, folder / "model.safetensors")
-    with atomic_path(folder / "history.csv") as temporary:
-        history.to_csv(temporary, index=False)
+    if folder:
+        save_weights(model, folder / "model.safetensors")
+        with atomic_path(folder / "history.csv") as temporary:
+            history.to_csv(temporary, index=False)
     return history
 
 

@@ -229,9 +229,14 @@ def _build(
             _check_keys(path, state, model)
             return model
         nearest = _nearest(path, state)
-        _check_keys(path, state, nearest)
-        sizes = type(nearest).sizes_of(state)
-        return build_model(nearest.architecture, **sizes)
+        try:  # the linear family's members have different keys
+            sizes = type(nearest).sizes_of(state)
+        except KeyError:
+            _check_keys(path, state, nearest)
+            raise
+        model = build_model(nearest.architecture, **sizes)
+        _check_keys(path, state, model)
+        return model
     except WeightsError:
         raise
     except (ValueError, TypeError, IndexError) as error:

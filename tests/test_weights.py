@@ -324,3 +324,14 @@ def test_a_file_without_a_digest_loads_and_says_so(tmp_path):
     model = build_model("amn", dim=8)
     save_file(model.state_dict(), tmp_path / "model.safetensors")
     assert load_weights(tmp_path / "model.safetensors").digest == ""
+
+
+@pytest.mark.parametrize("kind", ["weights", "ridge", "low_rank"])
+def test_every_member_of_the_linear_family_is_told_by_its_keys(tmp_path, kind):
+    model = build_model("linear", dim=6, kind=kind, rank=2)
+    for parameter in model.parameters():
+        parameter.data = torch.randn(parameter.shape)
+    torch.save(model.state_dict(), tmp_path / "linear.pt")
+    loaded = load_weights(tmp_path / "linear.pt")
+    context = torch.randn(4, 5, 6)
+    assert torch.equal(loaded(context), model(context))
