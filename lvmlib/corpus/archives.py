@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -107,11 +108,11 @@ def _check_layout(path: Path) -> _Layout:
     """Check names, declared sizes and array headers, before any data is read."""
     with _readable(path), zipfile.ZipFile(path) as archive:
         members = archive.namelist()
-        for name in members:
-            if members.count(name) > 1:
+        for name, times in Counter(members).items():
+            if times > 1:
                 raise DatasetError(
-                    f"{path} holds {name} {members.count(name)} times, expected each "
-                    "array once: save it again with numpy.savez."
+                    f"{path} holds {name} {times} times, expected each array once: "
+                    "save it again with numpy.savez."
                 )
         found = [name[:-4] for name in members if name.endswith(".npy")]
         pair = next((pair for pair in NAMES if set(pair) <= set(found)), None)
