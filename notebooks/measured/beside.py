@@ -1,0 +1,163 @@
+"""What else a model could read beside five chunks: reports/task/beside.csv.
+
+python notebooks/measured/beside.py DATASET ENCODER reports/task/beside.csv
+
+The exam of the other studies has blocks from inside articles, whose beginnings are not
+among the vectors. So a fifth of the articles of the pool is set aside here as an exam
+of its own. Every window has 15 chunks before its target. All that differs is what a
+model reads: how many of them, the article's title, its first chunk, and the mean of all
+chunks before the target.
+"""
+
+import sys
+from copy import copy
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+
+from lvmlib.corpus.encoding import load_encoder
+from lvmlib.evaluation import cosine
+from lvmlib.inference import predict_windows
+from lvmlib.models import build_model
+from lvmlib.models.linear import Moments
+from lvmlib.recipe import make_settings
+from lvmlib.runs import new_model
+from lvmlib.statistics import clustered_interval
+from lvmlib.study import read_study
+from lvmlib.training import train
+from lvmlib.vectors import (
+    Split,
+    cut_windows,
+    document_rows,
+    exam_documents,
+    open_dataset,
+)
+
+SIZES, EXAM_SHARE, LONGEST = (80_634, 170_000), 0.2, 15
+# Columns of a window: title, first chunk, mean of all before, 15 chunks, the target.
+TITLE, FIRST, MEAN = range(3)
+FIVE, TEN, FIFTEEN = (list(range(18 - n, 18)) for n in (5, 10, 15))
+INPUTS = {
+    "five": FIVE,
+    "five, title": [TITLE, *FIVE],
+    "five, first": [FIRST, *FIVE],
+    "five, mean": [MEAN, *FIVE],
+    "five, all three": [TITLE, FIRST, MEAN, *FIVE],
+    "ten": TEN,
+    "ten, all three": [TITLE, FIRST, MEAN, *TEN],
+    "fifteen": FIFTEEN,
+    "fifteen, all three": [TITLE, FIRST, MEAN, *FIFTEEN],
+}
+NETWORKS = ("amn", "gru")  # with a head start, recipes of the best study at 80,634
+
+
+def extend(dataset, encoder):
+    """Return the dataset with further rows: n + r, the mean before r; then titles."""
+    vectors = dataset.gather(np.arange(dataset.n))  # (N, D)
+    means = vectors.copy()
+    for start, stop in dataset.documents[["start", "stop"]].to_numpy():
+        sums = vectors[start:stop].cumsum(axis=0)[:-1]
+        means[start + 1 : stop] = sums / np.linalg.norm(sums, axis=1, keepdims=True)
+    titles = load_encoder(encoder).encode(list(dataset.documents["title"]))
+    rows = np.concatenate([vectors, means, titles]).astype(np.float16)
+    return replace(dataset, vectors=rows, scales=None)
+
+
+def windows_of(dataset, rows):
+    """Cut windows (W, 19) with all that could be read, and the target."""
+    chunks = cut_windows(dataset, rows, LONGEST, True)
+    target, documents = chunks[:, -1], dataset.document_of(chunks[:, -1])
+    n, starts = dataset.documents["stop"].max(), dataset.documents["start"].to_numpy()
+    extra = [2 * n + documents, starts[documents], n + target]
+    return np.column_stack([*extra, chunks])
+
+
+def splits(dataset):
+    """Yield each size with its split; the exam and validation are the same."""
+    parts = exam_documents(dataset)
+    pool = np.random.default_rng([0, 0]).permutation(parts["pool"])
+    held_out = round(EXAM_SHARE * len(pool))
+    exam, rest = document_rows(dataset, pool[:held_out]), pool[held_out:]
+    validation = document_rows(dataset, parts["validation"])
+    for size in SIZES:
+        train_rows = document_rows(dataset, rest)[:size]
+        assert len(train_rows) == size, f"only {len(train_rows)} vectors are left"
+        cut = (windows_of(dataset, rows) for rows in (train_rows, validation, exam))
+        yield size, Split(*cut)
+
+
+def chosen(moments, slots):
+    """Return the moments of some of the slots: parts of the same sums."""
+    part, dim = copy(moments), moments.dataset.dim
+    slots = [*slots, moments.windows.shape[1] - 1]
+    part.windows, part.means = moments.windows[:, slots], moments.means[slots]
+    part.sums, part.products = (
+        moments.sums[slots],
+        moments.products[np.ix_(slots, slots)],
+    )
+    features = np.concatenate([np.arange(s * dim, (s + 1) * dim) for s in slots[:-1]])
+    gram, right = moments.gram
+    part.gram = gram[np.ix_(features, features)], right[features]
+    return part
+
+
+def fit_ridge(dataset, moments, split, slots):
+    """Return ridge to the weights, fitted to what these slots hold."""
+    model = build_model("linear", dim=dataset.dim, context=len(slots))
+    model.fit_moments(chosen(moments, slots), split.validation[:, [*slots, -1]])
+    return model.eval()
+
+
+def train_network(dataset, split, slots, name):
+    """Return a network trained with a head start, as the best study did at 80,634."""
+    run = next(
+        run
+        for run in read_study("best", str(dataset.folder)).runs
+        if run.entry == name and run.settings.size == SIZES[0]
+    )
+    own = run.settings.parameters() | {"context": len(slots), "seed": 0}
+    settings = make_settings(name, own)
+    model = new_model(settings, dataset.dim)
+    part = Split(*(rows[:, [*slots, -1]] for rows in vars(split).values()))
+    with TemporaryDirectory() as folder:
+        train(model, dataset, part, settings.recipe, 0, folder)
+    return model.eval()
+
+
+def main(folder, encoder, output):
+    """Score every set of inputs on the same windows and write a row for each."""
+    dataset, rows, scores = extend(open_dataset(folder, False), encoder), [], {}
+
+    def score(model, network, size, name, split):
+        windows = split.test[:, [*INPUTS[name], -1]]
+        raw = predict_windows(network, dataset, windows)
+        found = scores[model, size, name] = cosine(raw, dataset.gather(windows[:, -1]))
+        documents = dataset.document_of(windows[:, -1])
+        row = {"model": model, "size": size, "inputs": name, "windows": len(windows)}
+        row |= {"documents": len(np.unique(documents)), "cosine": found.mean()}
+        for column, other in (
+            ("over_five", (model, size, "five")),
+            ("over_ridge", ("ridge to weights", size, name)),
+            ("over_small", (model, SIZES[0], name)),
+        ):
+            row |= clustered_interval(found - scores[other], documents).columns(column)
+        rows.append(row)
+        print(row, flush=True)
+        pd.DataFrame(rows).to_csv(output, index=False)
+
+    for size, split in splits(dataset):
+        moments = Moments(dataset, split.train)
+        for name, slots in INPUTS.items():
+            ridge = fit_ridge(dataset, moments, split, slots)
+            score("ridge to weights", ridge, size, name, split)
+        for model in NETWORKS if size == SIZES[0] else ():
+            for name in ("five", "five, all three"):
+                network = train_network(dataset, split, INPUTS[name], model)
+                score(model, network, size, name, split)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
