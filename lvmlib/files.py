@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
+import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,7 +21,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that takes its name on success.
 
     Whatever stood at `path` stays untouched until the new file is complete and on
-    disk.
+    disk. What a killed process left of its own try is swept away.
 
     Raises
     ------
@@ -27,7 +29,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         When the disk is full or the folder cannot be written; names the file.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -57,7 +59,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         When the disk is full or the place cannot be written; nothing is left there.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -69,6 +71,26 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
+    """Name this process's temporary; remove those that killed ones left of `path`."""
+    ours = f".{path.name}.{platform.node()}."
+    for left in path.parent.glob(f"{glob.escape(ours)}*.tmp"):
+        number = left.name.removeprefix(ours).removesuffix(".tmp")
+        with suppress(OSError):  # gone already, or not ours to remove
+            if not number.isdigit() or _is_alive(int(number)):
+                continue
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+    return path.with_name(f"{ours}{os.getpid()}.tmp")
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # sends nothing
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def write_json(path: str | Path, content: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import sentence_transformers  # noqa: F401  (seconds that no kill should spend)
 import torch
 
 import lvmlib
@@ -34,8 +36,9 @@ from lvmlib.study import read_study
 from lvmlib.vectors import DatasetError
 from lvmlib.weights import WeightsError
 
+FORK = multiprocessing.get_context("fork")
 ROOT = Path(__file__).parent.parent
-TRAINING = {"size": 3000, "epochs": 12, "batch_size": 32, "precision": "32-true"}
+TRAINING = {"size": 2000, "epochs": 6, "batch_size": 32, "precision": "32-true"}
 OURS = (DatasetError, ParameterError, RunError, SourceError, WeightsError)
 
 
@@ -108,57 +111,110 @@ def contents(job: str, folder: Path) -> str:
     return found.hexdigest()
 
 
-def start(job: str, folder: Path) -> subprocess.Popen:
-    """Start a job in a process group of its own."""
-    command = [sys.executable, __file__, "--job", job, str(folder)]
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
+def start(job: str, folder: Path) -> multiprocessing.Process:
+    """Start a job in a process group of its own; what it says goes to a file.
+
+    It is forked from this process, which has imported everything, so that a kill finds
+    it at work and not at its imports.
+    """
+
+    def work() -> None:
+        os.setsid()
+        with (folder.parent / f"{folder.name}.txt").open("w") as said:
+            os.dup2(said.fileno(), 1)
+            os.dup2(said.fileno(), 2)
+            JOBS[job][0](folder)
+
+    process = FORK.Process(target=work)
+    process.start()
+    return process
+
+
+def last_line(folder: Path) -> str:
+    """Return what a job said last."""
+    said = (folder.parent / f"{folder.name}.txt").read_text().strip()
+    return said.splitlines()[-1] if said else ""
 
 
 def kill_often(job: str, kills: int, folder: Path, draw: random.Random) -> list[dict]:
     """Kill a job at random moments until it was killed so often; it must still end.
 
     A job that ends unkilled is begun anew elsewhere. Every result must be that of a job
-    that was left alone.
+    that was left alone. `lost` is the time since the last checkpoint, at most.
     """
     marker = JOBS[job][1]
     alone = folder / job / "alone"
     alone.mkdir(parents=True)
     started = time.monotonic()
     left = start(job, alone)
-    _, errors = left.communicate()
-    if left.returncode:
-        raise RuntimeError(f"{job} fails by itself:\n{errors.decode()[-2000:]}")
+    left.join()
+    if left.exitcode:
+        raise RuntimeError(f"{job} fails by itself: {last_line(alone)}")
     whole, expected = time.monotonic() - started, contents(job, alone)
     rows, done, number = [], 0, 0
     while done < kills:
         number += 1
         here = folder / job / str(number)
         here.mkdir()
-        killed, begun, broken = 0, time.monotonic(), ""
+        killed, lost, begun, broken = 0, 0.0, time.monotonic(), ""
         while not (here / marker).exists():
             process = start(job, here)
-            wait = draw.uniform(0.2, 1.1) * whole if done < kills else None
-            try:
-                process.wait(wait)
-            except subprocess.TimeoutExpired:
+            process.join(draw.uniform(0.02, 1.0) * whole if done < kills else None)
+            if process.exitcode is None:
                 os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+                process.join()
                 killed, done = killed + 1, done + 1
-            errors = process.stderr.read().decode()
-            process.stderr.close()
-            if process.returncode not in (0, -signal.SIGKILL):
-                broken = errors.strip().splitlines()[-1]
+                checkpoint = here / "run/checkpoint.pt"
+                if checkpoint.exists():
+                    lost = max(lost, time.time() - checkpoint.stat().st_mtime)
+            elif process.exitcode:
+                broken = last_line(here)
                 break
         same = not broken and contents(job, here) == expected
         row = {"trial": f"{job} {number}", "kills": killed, "fine": same}
         row |= {"error": broken, "seconds": time.monotonic() - begun}
-        rows.append(row | {"alone_seconds": whole})
+        rows.append(row | {"alone_seconds": whole, "lost_seconds": lost})
         shutil.rmtree(here)
+    return rows
+
+
+# --- no room, no right to write ------------------------------------------------------
+
+
+def starve(folder: Path) -> list[dict]:
+    """Give each job a disk that is full, or read-only, then one that is neither.
+
+    It must stop with an error that names the cause, and go on to the same result.
+    """
+    rows = []
+    for job in ("training", "encoding", "publishing"):
+        for cause, option, message in (
+            ("full disk", "size=300k", "could not be written"),
+            ("read-only disk", "size=64m,ro", "Read-only"),
+        ):
+            here = folder / f"{job}-{cause.split()[0]}"
+            here.mkdir()
+            row = {"trial": f"{job}, {cause}", "fine": False}
+            mount = ["mount", "-t", "tmpfs", "-o", option, "tmpfs", str(here)]
+            if subprocess.run(mount, capture_output=True).returncode:
+                rows.append(row | {"error": "not tried: mounting needs root"})
+                continue
+            try:
+                first = start(job, here)
+                first.join()
+                said = last_line(here)
+                room = ["mount", "-o", "remount,rw,size=64m", str(here)]
+                subprocess.run(room, check=True)
+                second = start(job, here)
+                second.join()
+                whole = contents(job, here) if not second.exitcode else ""
+                alone = contents(job, folder / job / "alone")
+                row["fine"] = message in said and bool(first.exitcode)
+                row["fine"] &= whole == alone
+                row["error"] = "" if row["fine"] else (said + last_line(here))[:300]
+            finally:
+                subprocess.run(["umount", str(here)], check=True)
+            rows.append(row)
     return rows
 
 
@@ -171,10 +227,10 @@ def two_at_once(folder: Path) -> dict:
     here.mkdir()
     pair = [start("training", here) for _ in range(2)]
     for process in pair:
-        process.communicate()
+        process.join()
     found = contents("training", here)
     alone = contents("training", folder / "training" / "alone")
-    codes = sorted(process.returncode for process in pair)
+    codes = sorted(process.exitcode for process in pair)
     return {"trial": "two trainings in one folder", "fine": found == alone} | {
         "error": "" if codes == [0, 0] else f"exit codes {codes}"
     }
@@ -270,19 +326,17 @@ def hostile(folder: Path, draw: random.Random) -> list[dict]:
 
 
 def main() -> int:
-    """Run the campaign, or one of its jobs."""
-    if sys.argv[1] == "--job":
-        JOBS[sys.argv[2]][0](Path(sys.argv[3]))
-        return 0
+    """Run the campaign."""
     kills, folder = int(sys.argv[1]), Path(sys.argv[2])
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    os.environ |= {"LVM_RUNS": str(folder / "runs"), "OMP_NUM_THREADS": "1"}
+    os.environ["LVM_RUNS"] = str(folder / "runs")
+    torch.set_num_threads(1)  # threads do not outlive a fork
     draw, rows = random.Random(0), []
     for job in JOBS:
         rows += kill_often(job, kills // len(JOBS), folder, draw)
         print(f"{job}: {len(rows)} trials so far", flush=True)
-    rows += [two_at_once(folder), *hostile(folder, draw)]
+    rows += [*starve(folder), two_at_once(folder), *hostile(folder, draw)]
     table = pd.DataFrame(rows)
     target = ROOT / "reports" / "campaign" / "log.csv"
     target.parent.mkdir(exist_ok=True)

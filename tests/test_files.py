@@ -6,6 +6,8 @@ import errno
 import hashlib
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 from safetensors import SafetensorError
@@ -150,3 +152,20 @@ def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path, python):
         assert (tmp_path / name).read_text() == f"old {name}"
     assert names(tmp_path) == files  # no temporary file is left
     assert os.strerror(errno.EFBIG) in messages["run.json"]
+
+
+def test_what_killed_processes_left_is_swept(tmp_path):
+    path, begin = tmp_path / "file[1].txt", "with atomic_path(sys.argv[1]) as t: "
+    code = "import os, sys; from lvmlib.files import atomic_path\n" + begin
+    code += "t.write_text('half'); os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", code, path])
+    (left,) = tmp_path.iterdir()
+    host = left.name.removesuffix(".tmp").rpartition(".")[0]
+    others = (f"{host}.{os.getpid()}", ".file[1].txt.elsewhere.1", f"{host}.1")
+    kept = [tmp_path / f"{name}.tmp" for name in others]  # alive, or another machine's
+    for other in kept:
+        other.touch()
+    with atomic_path(path) as temporary:
+        temporary.write_text("whole")
+    assert not left.exists()
+    assert sorted([path, *kept[1:]]) == sorted(tmp_path.iterdir())
