@@ -55,7 +55,7 @@ test: $(READY) ## run all tests and all notebooks (their runs go to a temporary 
 	  --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
 	  $(patsubst %,--ignore=notebooks/%.ipynb,summary runs)
 
-campaign: $(READY) ## kill, starve and mislead it 200 times (half an hour), log in reports/campaign
+campaign: $(READY) ## kill, starve and mislead it 200 times (a quarter of an hour), log in reports/campaign
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
 	$(IN_VENV) PYTHONPATH=tests $(BIN)/python tests/campaign.py 200 "$$folder/campaign"
 
