@@ -140,6 +140,7 @@ def main(folder, encoder, output):
         row |= {"documents": len(np.unique(documents)), "cosine": found.mean()}
         for column, other in (
             ("over_five", (model, size, "five")),
+            ("over_plain", (model, size, name.partition(",")[0])),
             ("over_ridge", ("ridge to weights", size, name)),
             ("over_small", (model, SIZES[0], name)),
         ):
