@@ -374,7 +374,7 @@ def test_protocols_and_causes_are_as_frozen(reference, reported):
 
 
 def test_curves_are_as_frozen(reference):
-    fits = scaling.fit_study(results.main_runs(reference), refits=2)
+    fits = scaling.fit_study(results.main_runs(reference))
     old = frozen("curves")
     assert fits["name"].tolist() == old["entry"].tolist()
     assert fits["residual"].map("{:.2%}".format).tolist() == old["residual"].tolist()
