@@ -47,13 +47,16 @@ benchmark: $(READY) ## measure speed, memory and latency here (25 minutes on an 
 	@$(IN_VENV) $(BIN)/jupyter nbconvert --to lvm_report --output index \
 	  reports/benchmark/benchmark.ipynb
 
-# Two notebooks run in test_end_to_end. The others come first and in order: xdist would leave the files of few, long tests to the end.
+# The notebooks that need a kernel of their own; tests/test_notebooks.py runs all others.
+KERNELS = graphmert transformer gru lstm amn linear data explore use
+
+# Few, long tests come first and in order: xdist would leave them to the end.
 test: $(READY) ## run all tests and all notebooks (their runs go to a temporary folder)
 	@runs=$$(mktemp -d) && trap 'rm -rf "$$runs"' EXIT && \
 	$(IN_VENV) LVM_RUNS="$$runs" OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
-	  notebooks tests -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder \
-	  --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
-	  $(patsubst %,--ignore=notebooks/%.ipynb,summary runs)
+	  tests/test_end_to_end.py $(KERNELS:%=notebooks/%.ipynb) notebooks/benchmark tests \
+	  -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder \
+	  --nbval-lax --nbval-current-env --nbval-cell-timeout=300
 
 campaign: $(READY) ## kill, starve and mislead it 200 times (a quarter of an hour), log in reports/campaign
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \

@@ -346,9 +346,11 @@ def paired_differences(
     seeds = sorted(set(after["seed"]) & set(before["seed"]))
     if not seeds:
         raise ValueError("the two groups of runs have no seed in common.")
-    pair = [runs.set_index("seed").loc[seeds].reset_index() for runs in (after, before)]
-    new, documents = window_scores(pair[0], column, source)
-    old, others = window_scores(pair[1], before_column or column, source)
+    one, other = (
+        runs.set_index("seed")[["folder"]].loc[seeds] for runs in (after, before)
+    )
+    new, documents = window_scores(one, column, source)
+    old, others = window_scores(other, before_column or column, source)
     if not np.array_equal(documents, others):
         raise ValueError("the two groups were scored on different test windows.")
     return new - old, documents

@@ -1,6 +1,8 @@
-"""The notebooks as files, and their refusal of unknown parameters.
+"""The notebooks as files, those that answer a question, refusal of unknown parameters.
 
-That they run top to bottom is checked by nbval in `make test`.
+Notebooks that train or wait for a kernel are run by nbval, as the Makefile says. Those
+that read a study's committed runs are run here, in one process: a kernel of its own for
+each would spend three times as long on imports as on cells.
 """
 
 import ast
@@ -8,9 +10,12 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
 import papermill
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
 from papermill.exceptions import PapermillExecutionError
 from papermill.inspection import inspect_notebook
 
@@ -20,6 +25,8 @@ from lvmlib.results import study_pages
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.rglob("[!.]*.ipynb"))
+# Their kernels are nbval's; `summary` and `runs` also have one in test_end_to_end.
+ALONE = {*ARCHITECTURES, "data", "explore", "use", "benchmark"}
 every = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -53,6 +60,35 @@ def test_no_result_is_typed_into_prose(path):
         if cell.cell_type == "markdown":
             code = re.sub(r"```.*?```|`[^`]*`", "", cell.source, flags=re.DOTALL)
             assert not re.search(r"(?<![\w.])\d*\.\d", code), cell.source
+
+
+@pytest.fixture
+def shell():
+    """Return a fresh IPython, as a kernel has, and take it away."""
+    shell = InteractiveShell.instance()
+    shell.history_manager.enabled = False
+    yield shell
+    InteractiveShell.clear_instance()
+    plt.close("all")
+
+
+@pytest.mark.parametrize("name", sorted({p.stem for p in NOTEBOOKS} - ALONE))
+def test_a_question_is_answered_from_committed_runs(name, shell, monkeypatch):
+    monkeypatch.chdir(FOLDER)  # where a kernel would be
+    with capture_output() as shown:
+        for cell in cells(FOLDER / f"{name}.ipynb"):
+            if cell.cell_type == "code":
+                shell.run_cell(cell.source, store_history=True).raise_error()
+    texts = [output.data.get("text/markdown", "") for output in shown.outputs]
+    assert any(texts)
+    assert not shown.stderr
+
+
+def test_the_makefile_gives_nbval_all_others():
+    line = re.search(
+        r"^KERNELS = (.*)$", (FOLDER.parent / "Makefile").read_text(), re.M
+    )
+    assert set(line[1].split()) == ALONE - {"benchmark"}
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
