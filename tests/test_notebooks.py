@@ -16,6 +16,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from papermill.inspection import inspect_notebook
+from traitlets.config import Config
 
 from lvmlib.models import ARCHITECTURES
 from lvmlib.recipe import ParameterError, make_settings
@@ -63,9 +64,8 @@ def test_no_result_is_typed_into_prose(path):
 @pytest.fixture
 def shell():
     """Return a fresh IPython, as a kernel has, and take it away."""
-    shell = InteractiveShell.instance()
-    shell.history_manager.enabled = False
-    yield shell
+    history = Config({"HistoryManager": {"hist_file": ":memory:"}})
+    yield InteractiveShell.instance(config=history)
     InteractiveShell.clear_instance()
     plt.close("all")
 
@@ -118,8 +118,12 @@ def test_every_notebook_refuses_what_it_does_not_know(path):
 def test_a_misspelt_parameter_stops_the_notebook(shell):
     code = [c for c in cells(FOLDER / "rates.ipynb") if c.cell_type == "code"]
     assert code[0].metadata["tags"] == ["parameters"]
-    injected = [code[0].source, 'studi = "x"', code[1].source]  # as papermill does
+    injected = [
+        code[0].source,
+        '# Parameters\nstudi = "x"',
+        code[1].source,
+    ]  # as papermill does
     with capture_output():
         done = [shell.run_cell(text, store_history=True) for text in injected]
-    with pytest.raises(ParameterError, match="Did you mean 'study'?"):
+    with pytest.raises(ParameterError, match="Did you mean 'study'"):
         done[-1].raise_error()
