@@ -25,8 +25,21 @@ import nbformat
 import pandas as pd
 from jinja2 import Environment, PackageLoader
 
-from lvmlib.files import atomic_path, copy_file, project_folder, runs_root, write_json
-from lvmlib.records import PAIRED_BASELINES, SHARED, load_run, read_scores
+from lvmlib.files import (
+    atomic_path,
+    copy_file,
+    project_folder,
+    read_json,
+    runs_root,
+    write_json,
+)
+from lvmlib.records import (
+    PAIRED_BASELINES,
+    SHARED,
+    checksums,
+    load_run,
+    read_scores,
+)
 from lvmlib.results import (
     answers,
     headline_sizes,
@@ -83,8 +96,9 @@ def publish_runs(study: str | Path, target: str | Path) -> int:
         scores = scores[[c for c in COLUMNS if c in scores]]
         scores.attrs[SHARED] = shared.name
         write_scores(scores, folder / "test.parquet")
-        for name in SMALL_FILES[1:]:
-            copy_file(Path(row.folder) / name, folder / name)
+        copy_file(Path(row.folder) / "history.csv", folder / "history.csv")
+        info = read_json(Path(row.folder) / "run.json")
+        write_json(folder / "run.json", info | {"checksums": checksums(folder)})
     copy_file(study / "study.json", target / "study.json")
     return len(table)
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lvmlib.files import one_line
+from lvmlib.files import one_line, sha256
 from lvmlib.statistics import clustered_interval
 
 BASELINES = {
@@ -30,6 +30,7 @@ BASELINES = {
 PAIRED_BASELINES = ("six_numbers", "ridge")  # that every network is set against
 SHARED = "baselines"  # attribute of a published test.parquet: where those columns are
 GRADIENT_NORM_LIMIT = 1.0  # of an update; longer ones are scaled down
+HASHED = ("history.csv", "test.parquet")  # beside run.json; weights have their own
 LEVEL_TOLERANCE = 0.02  # how near the constant-mean level counts as being at it
 
 
@@ -71,6 +72,22 @@ def load_run(folder: str | Path) -> Run:
             f"{folder} holds no finished run ({one_line(error)})."
         ) from error
     return Run(folder, info, history, scores)
+
+
+def checksums(folder: str | Path) -> dict[str, str]:
+    """Return what run.json keeps of the files beside it."""
+    return {name: sha256(Path(folder) / name)[:16] for name in HASHED}
+
+
+def is_whole(folder: str | Path, info: dict[str, Any]) -> bool:
+    """Say whether the files beside run.json are those that it was written with.
+
+    Runs from before there were checksums pass.
+    """
+    try:
+        return "checksums" not in info or info["checksums"] == checksums(folder)
+    except OSError:
+        return False
 
 
 def read_scores(folder: str | Path) -> pd.DataFrame:

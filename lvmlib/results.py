@@ -20,7 +20,13 @@ import pandas as pd
 import yaml
 
 from lvmlib.files import project_folder, read_json
-from lvmlib.records import BASELINES, PAIRED_BASELINES, RunError, read_scores
+from lvmlib.records import (
+    BASELINES,
+    PAIRED_BASELINES,
+    RunError,
+    is_whole,
+    read_scores,
+)
 from lvmlib.statistics import (
     Interval,
     clustered_interval,
@@ -99,6 +105,7 @@ def _flat(folder: Path) -> dict[str, Any]:
     info |= {key if key not in info else f"asked_{key}": recipe[key] for key in recipe}
     info |= {f"parameters_{key}": count for key, count in counts.items()}
     info["baseline"] = info.pop("baselines")
+    info.pop("checksums", None)
     seconds = pd.read_csv(folder / "history.csv", usecols=["seconds"])["seconds"]
     # run.json's own figure is that of the run's last process alone.
     info["wall_seconds"] = max(info["wall_seconds"], float(seconds.sum()))
@@ -141,7 +148,9 @@ def read_plan(path: str | Path) -> dict[Path, dict[str, Any]]:
 def answers(folder: Path, recipe_hash: str) -> bool:
     """Say whether a folder holds the finished run that this recipe asks for."""
     info = read_json(folder / "run.json")
-    return info is not None and info["recipe_hash"] == recipe_hash
+    if info is None or info["recipe_hash"] != recipe_hash:
+        return False
+    return is_whole(folder, info)
 
 
 def missing_runs(path: str | Path) -> pd.DataFrame:

@@ -24,12 +24,19 @@ import torch
 from torch import nn
 
 from lvmlib import evaluation
-from lvmlib.files import atomic_path, runs_root, write_json
+from lvmlib.files import atomic_path, read_json, runs_root, write_json
 from lvmlib.gpu import resolve_precision
 from lvmlib.inference import predict_windows, resolve_device
 from lvmlib.models import build_model, count_parameters
 from lvmlib.recipe import Settings, total_steps
-from lvmlib.records import Run, RunError, load_run, training_status
+from lvmlib.records import (
+    Run,
+    RunError,
+    checksums,
+    is_whole,
+    load_run,
+    training_status,
+)
 from lvmlib.start import Started
 from lvmlib.training import train
 from lvmlib.vectors import Dataset, Split
@@ -112,6 +119,7 @@ def run(settings: Settings, model: nn.Module, dataset: Dataset, split: Split) ->
     info = _describe(settings, dataset, split, model, history) | results
     level = results["training_mean_cosine"]
     info["status"] = training_status(history, level)
+    info["checksums"] = checksums(folder)
     info["wall_seconds"] = time.monotonic() - started
     for stale in folder.glob("recipe-*.json"):
         if stale.name != f"recipe-{identity}.json":
@@ -132,7 +140,8 @@ def _check_split(settings: Settings, dataset: Dataset, split: Split) -> None:
 
 
 def _finished(folder: Path, identity: str, dataset: Dataset) -> Run | None:
-    if not (folder / "run.json").exists():
+    info = read_json(folder / "run.json")
+    if info is None or not is_whole(folder, info):
         return None
     run = load_run(folder)
     found = run.info["dataset"]["sha256"]

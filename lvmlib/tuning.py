@@ -11,7 +11,8 @@ import argparse
 import multiprocessing
 import os
 import shutil
-from concurrent.futures import ProcessPoolExecutor
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -148,10 +149,10 @@ def main() -> None:
         for size in own["sizes"]
         if arguments.only in ("", entry, f"{entry}-{size}")
     ]
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(arguments.cores, mp_context=spawn) as pool:
-        for done in [pool.submit(tune, *cell) for cell in cells]:
-            done.result()
+    # So that a kill takes the processes along, which would go on for hours.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with multiprocessing.get_context("spawn").Pool(arguments.cores) as pool:
+        pool.starmap(tune, cells, chunksize=1)
     for journal in folder.glob("*.log"):
         copy_file(journal, kept / journal.name)
     trials, epochs = trials_table(folder)

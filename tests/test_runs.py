@@ -22,6 +22,7 @@ from lvmlib.inference import predict
 from lvmlib.models import build_model
 from lvmlib.recipe import Recipe, Settings, make_settings
 from lvmlib.records import RunError, load_run
+from lvmlib.results import answers
 from lvmlib.runs import git_commit
 from lvmlib.vectors import DatasetError, make_split, open_dataset
 from lvmlib.weights import load_weights
@@ -398,6 +399,18 @@ def test_a_damaged_run_is_named(copied, name, damage):
     with pytest.raises(RunError) as error:
         load_run(copied.run_dir)
     assert str(error.value).startswith(f"{copied.run_dir} holds no finished run (")
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, truncate])
+@pytest.mark.parametrize("name", ["run.json", "test.parquet", "history.csv"])
+def test_a_run_that_is_not_whole_is_trained_again(copied, name, damage):
+    whole = load_run(copied.run_dir)
+    damage(Path(copied.run_dir) / name)
+    assert not answers(Path(copied.run_dir), whole.info["recipe_hash"])
+    again = execute(copied)
+    assert again.info["finished"] >= whole.info["finished"]
+    pd.testing.assert_frame_equal(again.scores, whole.scores)
+    assert answers(Path(copied.run_dir), whole.info["recipe_hash"])
 
 
 def test_a_run_without_history_or_folder(copied, tmp_path):
