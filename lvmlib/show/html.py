@@ -209,8 +209,10 @@ class ReportExporter(HTMLExporter):
 
     @property
     def default_config(self):
-        """Join a cell's streams; show no scripts and no widgets."""
+        """Join a cell's streams; leave out scripts, widgets, and cells for them."""
         config = super().default_config
+        config.TagRemovePreprocessor.enabled = True
+        config.TagRemovePreprocessor.remove_cell_tags = {"interactive"}
         config.CoalesceStreamsPreprocessor.enabled = True
         kinds = "text/html text/markdown image/svg+xml image/png image/jpeg text/latex"
         config.NbConvertBase.display_data_priority = [*kinds.split(), "text/plain"]

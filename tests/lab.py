@@ -1,0 +1,89 @@
+"""Open explore.ipynb in a real JupyterLab and use it: `make lab-test`.
+
+Needs `pip install playwright` and a Chromium (Debian's: apt install chromium), whose
+place CHROMIUM names. Not collected by pytest.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from playwright.sync_api import Page, sync_playwright
+
+ROOT = Path(__file__).parent.parent
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+QUIET += ["--disable-component-update", "--disable-sync", "--no-first-run"]
+MINUTES = 3 * 60_000
+
+
+def use(page: Page, address: str) -> None:
+    """Run all cells and move the menu: nothing may fail, the figure must change."""
+    page.goto(f"{address}/lab/tree/explore.ipynb?reset", timeout=MINUTES)
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=MINUTES)
+    page.wait_for_function(
+        "document.querySelector('.jp-Notebook-ExecutionIndicator')"
+        "?.dataset.status === 'idle'",
+        timeout=MINUTES,
+    )
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_text("Run All Cells", exact=True).click()
+    menu = page.locator(".widget-dropdown select")
+    menu.wait_for(timeout=MINUTES)
+    menu.scroll_into_view_if_needed()
+    drawn = page.locator(".widget-interact .jp-OutputArea img, .widget-output img").last
+    drawn.wait_for(timeout=MINUTES)
+    before = drawn.get_attribute("src")
+    menu.select_option(index=3)
+    page.wait_for_function(
+        "old => [...document.querySelectorAll('.widget-interact img, "
+        ".widget-output img')].some(image => image.src !== old)",
+        arg=before,
+        timeout=MINUTES,
+    )
+    time.sleep(2)
+    assert drawn.get_attribute("src") != before, "the figure did not change"
+    failed = page.locator('[data-mime-type="application/vnd.jupyter.error"]').count()
+    assert not failed, f"{failed} cells failed"
+
+
+def main() -> None:
+    """Start JupyterLab on a free port, with a copy of the notebook."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(ROOT / "notebooks" / "explore.ipynb", folder)
+        command = [sys.executable, "-m", "jupyter", "lab", "--no-browser"]
+        command += ["--allow-root", f"--port={port}", f"--notebook-dir={folder}"]
+        command += ["--IdentityProvider.token=", "--ServerApp.password="]
+        lab = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        address = f"http://127.0.0.1:{port}"
+        try:
+            for _ in range(100):
+                time.sleep(0.3)
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+            with sync_playwright() as playwright:
+                place = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+                browser = playwright.chromium.launch(executable_path=place, args=QUIET)
+                page = browser.new_page(viewport={"width": 1280, "height": 4000})
+                use(page, address)
+                if len(sys.argv) > 1:
+                    page.screenshot(path=sys.argv[1])
+                browser.close()
+        finally:
+            lab.terminate()
+            lab.wait()
+    print("explore.ipynb: all cells ran, the menu was moved, the figure changed")
+
+
+if __name__ == "__main__":
+    main()
