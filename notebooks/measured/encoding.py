@@ -27,7 +27,7 @@ def main(encoder, source, output):
     torch.set_num_threads(1)
     texts = []
     for line in Path(source).read_text().splitlines():
-        texts += chunk(json.loads(line)["text"])
+        texts += chunk(json.loads(line)["text"].splitlines())
         if len(texts) >= CHUNKS:
             break
     ours = load_encoder(encoder)
