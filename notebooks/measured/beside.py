@@ -104,9 +104,9 @@ def chosen(moments, slots):
     return part
 
 
-def fit_ridge(dataset, moments, split, slots):
-    """Return ridge to the weights, fitted to what these slots hold."""
-    model = build_model("linear", dim=dataset.dim, context=len(slots))
+def fit_linear(dataset, moments, split, slots, kind):
+    """Return a linear model, fitted to what these slots hold."""
+    model = build_model("linear", dim=dataset.dim, context=len(slots), kind=kind)
     model.fit_moments(chosen(moments, slots), split.validation[:, [*slots, -1]])
     return model.eval()
 
@@ -151,9 +151,13 @@ def main(folder, encoder, output):
 
     for size, split in splits(dataset):
         moments = Moments(dataset, split.train)
-        for name, slots in INPUTS.items():
-            ridge = fit_ridge(dataset, moments, split, slots)
-            score("ridge to weights", ridge, size, name, split)
+        for model, kind in (
+            ("ridge to weights", "ridge_to_weights"),
+            ("weights", "weights"),  # one number for each vector that is read
+        ):
+            for name, slots in INPUTS.items():
+                fitted = fit_linear(dataset, moments, split, slots, kind)
+                score(model, fitted, size, name, split)
         for model in NETWORKS if size == SIZES[0] else ():
             for name in ("five", "five, all three"):
                 network = train_network(dataset, split, INPUTS[name], model)
