@@ -141,9 +141,11 @@ def main(folder, encoder, output):
         for column, other in (
             ("over_five", (model, size, "five")),
             ("over_plain", (model, size, name.partition(",")[0])),
-            ("over_ridge", ("ridge to weights", size, name)),
             ("over_small", (model, SIZES[0], name)),
+            ("over_ridge", ("ridge to weights", size, name)),
         ):
+            if column == "over_ridge" and model not in NETWORKS:
+                continue
             row |= clustered_interval(found - scores[other], documents).columns(column)
         rows.append(row)
         print(row, flush=True)
