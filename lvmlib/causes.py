@@ -26,10 +26,12 @@ from lvmlib.results import (
 from lvmlib.statistics import Interval
 
 DIP = 0.01  # cosine; a larger fall from one epoch to the next is no noise
+FEW = 50  # updates
 NOT_MEASURED = Interval(*[np.nan] * 6, 0, 0, 0.95)
-# Columns of a study's table that do not decide a run's numbers, or follow from them.
+# Columns of a study's table that decide a run's numbers, where it has them.
 DECISIVE = ["arm", "size", "protocol", "asked_epochs", "min_steps", "batch_size"]
 DECISIVE += ["learning_rate", "schedule", "warmup", "weight_decay", "patience", "mask"]
+DECISIVE += ["scale", "head_start", "loss", "averaging", "context", "horizon", "layers"]
 
 
 # --- the learning rate ---------------------------------------------------------------
@@ -128,9 +130,8 @@ def best_of_all_rates(table: pd.DataFrame) -> pd.Series | None:
     Returns
     -------
     Series
-        architecture, rate, test_cosine, seeds, baseline, baseline_cosine, and the
-        network − baseline with its interval (`lead`); None without runs at the largest
-        size.
+        architecture, rate, baseline, and the network − baseline with its interval
+        (`lead`); None without runs at the largest size.
     """
     runs = main_runs(table)
     _, large = headline_sizes(runs)
@@ -140,10 +141,9 @@ def best_of_all_rates(table: pd.DataFrame) -> pd.Series | None:
     if not cells:
         return None
     best = _best_validated(cells)
-    name, cosine = best_baseline(best)
+    name, _ = best_baseline(best)
     row = {"architecture": best["architecture"].iloc[0], "rate": _rate(best)}
-    row |= {"test_cosine": best["test_cosine"].mean(), "seeds": len(best)}
-    row |= {"baseline": name, "baseline_cosine": cosine}
+    row |= {"baseline": name}
     return pd.Series(row | over_baseline(best, name).columns("lead"))
 
 
@@ -253,11 +253,11 @@ def protocols(reported: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def exam_difficulty(reported: pd.DataFrame) -> dict[str, float]:
-    """Return how six fitted numbers, which hardly learn from more data, change.
+def exam_difficulty(reported: pd.DataFrame) -> float:
+    """Return how much harder the larger size's own exam is than the smaller one's.
 
-    Keys own (between the two own exams), frozen, and harder = frozen − own: how much
-    harder the larger size's own exam is.
+    By six fitted numbers, which hardly learn from more data: their change on the frozen
+    exam minus that between the two own exams.
     """
     small, large = headline_sizes(reported)
     firsts = [reported[reported["size"] == size].iloc[0] for size in (small, large)]
@@ -268,10 +268,10 @@ def exam_difficulty(reported: pd.DataFrame) -> dict[str, float]:
             "baseline_six_numbers_cosine",
         )
     )
-    return {"own": own, "frozen": frozen, "harder": frozen - own}
+    return frozen - own
 
 
-def causes(reported: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+def causes(table: pd.DataFrame) -> pd.DataFrame:
     """Isolate what separates the original protocol from the controlled one.
 
     Returns
@@ -280,15 +280,13 @@ def causes(reported: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
         cause, entry, size, what, difference, seeds. Validation scores are kept as a
         mean a run, so their differences have no interval. `cause` and `what`:
 
-        - "other exam", own_minus_frozen: the original protocol's own exam − frozen;
         - "leaky split", lead: the validation lead over six numbers, leaky − controlled
           (windows that are easier, but not leaked, raise both; six numbers cannot
-          memorise); and for each protocol, gap: validation − test cosine;
+          memorise);
         - "mixed windows", test: windows across documents − within;
         - "fewer updates", test: equal updates − equal epochs.
     """
     runs = main_runs(table)
-    rows = _other_exam(reported, set(runs["entry"]))
     leaky, mixed, steps = [], [], []
     for (entry, size), base in runs.groupby(["entry", "size"], sort=False):
         first = base.iloc[0]
@@ -297,7 +295,7 @@ def causes(reported: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
         own = own[own["arm"] == first["arm"]]
         here = {"entry": entry, "size": size}
         if len(cell := own[own["protocol"] == "leaky"]):
-            leaky += [here | row for row in _leaky(cell, base)]
+            leaky.append(here | {"cause": "leaky split"} | _lead(cell, base))
         if len(cell := own[own["protocol"] == "mixed"]):
             mixed.append(here | {"cause": "mixed windows"} | _test(cell, base))
         cell = cells[(cells["entry"] == entry) & (cells["arm"] == "steps")]
@@ -305,7 +303,7 @@ def causes(reported: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
             steps.append(here | {"cause": "fewer updates"} | _test(cell, base))
     columns = ["cause", "entry", "size", "what", "difference", "difference_low"]
     columns += ["difference_high", "seeds"]
-    return pd.DataFrame([*rows, *leaky, *mixed, *steps], columns=columns)
+    return pd.DataFrame([*leaky, *mixed, *steps], columns=columns)
 
 
 def _test(cell: pd.DataFrame, base: pd.DataFrame) -> dict:
@@ -313,30 +311,15 @@ def _test(cell: pd.DataFrame, base: pd.DataFrame) -> dict:
     return {"what": "test", "seeds": found.seeds} | found.columns("difference")
 
 
-def _other_exam(reported: pd.DataFrame, entries: set[str]) -> list[dict]:
-    if reported.empty:
-        return []
-    old = main_runs(reported)
-    old = old[old["entry"].isin(entries)]
-    gap = old["validation_cosine"] - old["test_cosine"]
-    cells = gap.groupby([old["entry"], old["size"]], sort=False).agg(["mean", "size"])
-    return [
-        {"cause": "other exam", "entry": entry, "size": size, "seeds": row["size"]}
-        | {"what": "own_minus_frozen", "difference": row["mean"]}
-        for (entry, size), row in cells.iterrows()
-    ]
-
-
-def _leaky(cell: pd.DataFrame, base: pd.DataFrame) -> list[dict]:
+def _lead(cell: pd.DataFrame, base: pd.DataFrame) -> dict:
     base = base[base["seed"].isin(cell["seed"])]
-    lead, gap = [], []
-    for runs in (cell, base):
-        own = runs["validation_cosine"]
-        lead.append((own - runs["baseline_six_numbers_validation_cosine"]).mean())
-        gap.append((own - runs["test_cosine"]).mean())
-    what = {"lead": lead[0] - lead[1], "gap_leaky": gap[0], "gap_controlled": gap[1]}
-    shared = {"cause": "leaky split", "seeds": len(cell)}
-    return [shared | {"what": key, "difference": x} for key, x in what.items()]
+    leaky, controlled = (
+        (
+            runs["validation_cosine"] - runs["baseline_six_numbers_validation_cosine"]
+        ).mean()
+        for runs in (cell, base)
+    )
+    return {"what": "lead", "seeds": len(cell), "difference": leaky - controlled}
 
 
 # --- trainings that failed -----------------------------------------------------------
@@ -348,13 +331,11 @@ def training_course(runs: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        The rows of `runs` and: peak, peak_cosine (the epoch with the best training
-        cosine), last_cosine; fell, fell_step (the epoch that fell back to the level of
-        the constant mean, and its last update; NaN if none did); norm, norm_epoch,
-        norm_step (the largest gradient norm before clipping; its update is NaN in
-        histories of before it was kept); drop, drop_epoch, drop_cosine, drop_norm (the
-        largest fall of the training cosine in one epoch, where to, and the largest norm
-        in it).
+        The rows of `runs` and: peak_cosine (the best training cosine), last_cosine;
+        fell (the epoch that fell back to the level of the constant mean; NaN if none
+        did); norm, norm_epoch, norm_step (the largest gradient norm before clipping;
+        its update is NaN in histories of before it was kept); drop (the largest fall of
+        the training cosine in one epoch).
     """
     rows = []
     for row in runs.to_dict("records"):
@@ -363,15 +344,12 @@ def training_course(runs: pd.DataFrame) -> pd.DataFrame:
         at_level = at_constant_level(epochs, row["training_mean_cosine"])
         after = at_level & (~at_level).cummax()
         fell = float(after.idxmax()) if after.any() else np.nan
-        falls, steepest = -cosine.diff().fillna(0), norms.idxmax()
-        drop = falls.idxmax()
-        row |= {"peak": cosine.idxmax(), "peak_cosine": cosine.max()}
+        steepest = norms.idxmax()
+        row |= {"peak_cosine": cosine.max()}
         row |= {"last_cosine": cosine.iloc[-1], "norm": norms.max()}
-        row |= {"fell": fell, "fell_step": epochs["step"].get(fell, np.nan)}
-        row |= {"norm_epoch": steepest}
+        row |= {"fell": fell, "norm_epoch": steepest}
         row |= {"norm_step": epochs.loc[steepest].get("gradient_norm_max_step", np.nan)}
-        row |= {"drop": falls.max(), "drop_epoch": drop, "drop_cosine": cosine[drop]}
-        rows.append(row | {"drop_norm": norms[drop]})
+        rows.append(row | {"drop": -cosine.diff().fillna(0).min()})
     return pd.DataFrame(rows)
 
 
@@ -415,7 +393,7 @@ def versions(table: pd.DataFrame, architecture: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def collapse_repeats(updates: pd.DataFrame, few: int = 50) -> pd.DataFrame:
+def collapse_repeats(updates: pd.DataFrame) -> pd.DataFrame:
     """Say of each repeat of a collapse whether it collapses, too.
 
     Parameters
@@ -427,15 +405,15 @@ def collapse_repeats(updates: pd.DataFrame, few: int = 50) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        precision, start, before and after (mean cosine of the first and the last `few`
+        precision, start, before and after (mean cosine of the first and the last FEW
         updates), fell (after is less than half of before), norm, norm_update (the
         largest gradient norm), usual_norm (the median).
     """
     rows = []
     for (precision, start), part in updates.groupby(["precision", "start"], sort=False):
         before, after = (
-            part["cosine"].iloc[:few].mean(),
-            part["cosine"].iloc[-few:].mean(),
+            part["cosine"].iloc[:FEW].mean(),
+            part["cosine"].iloc[-FEW:].mean(),
         )
         peak = part.loc[part["gradient_norm"].idxmax()]
         row = {"precision": precision, "start": start, "before": before, "after": after}

@@ -38,6 +38,7 @@ from lvmlib.statistics import (
 REPORTED_SIZES = (80_634, 232_605)
 PAGES = ("networks", "costs", "runs")  # of a study that names none
 SURE = 0.95  # the probability of beating another that a decided pair needs
+RESAMPLES = 2000  # draws of the hierarchical bootstrap
 LATENCY_NOISE = 0.1  # share by which two latencies may differ and mean nothing
 FIRST = ["entry", "architecture", "size", "arm", "seed", "planned_seeds", "protocol"]
 METRICS = ["r1_document", "r5_document", "r10_document", "mrr_document", "r10_all"]
@@ -416,7 +417,7 @@ def compare_sizes(runs: pd.DataFrame, small: int, large: int) -> pd.DataFrame:
     DataFrame
         A row an entry that has both sizes with a common seed: entry, small, large
         (means over the common seeds), change, p_value (adjusted; NaN with one seed),
-        verdict, seeds, small_steps, large_steps (updates).
+        verdict, seeds.
     """
     rows = []
     for entry, group in runs.groupby("entry", sort=False):
@@ -427,11 +428,10 @@ def compare_sizes(runs: pd.DataFrame, small: int, large: int) -> pd.DataFrame:
             found = compare(after, before)
             row = {"entry": entry, "interval": found, "seeds": found.seeds}
             row |= {"small": before["test_cosine"].mean()}
-            row |= {"large": after["test_cosine"].mean()} | found.columns("change")
-            row |= {"small_steps": before["steps"].mean()}
-            rows.append(row | {"large_steps": after["steps"].mean()})
+            row |= {"large": after["test_cosine"].mean()}
+            rows.append(row | found.columns("change"))
     columns = ["entry", "small", "large", "change", "change_low", "change_high"]
-    columns += ["p_value", "verdict", "seeds", "small_steps", "large_steps"]
+    columns += ["p_value", "verdict", "seeds"]
     if not rows:
         return pd.DataFrame(columns=columns)
     table = pd.DataFrame(rows)
@@ -496,8 +496,7 @@ def slopes(runs: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        name, kind, smaller, larger, change and per_doubling (with intervals), seeds;
-        of networks also the updates and the best of the epochs at the larger size.
+        name, kind, smaller, larger, change and per_doubling (with intervals), seeds.
     """
     rows = []
     networks = [(entry, "network") for entry in runs["entry"].unique()]
@@ -515,14 +514,10 @@ def slopes(runs: pd.DataFrame) -> pd.DataFrame:
             row = {"name": name, "kind": kind, "smaller": smaller, "larger": larger}
             row |= found.columns("change") | {"seeds": found.seeds}
             rate = found.columns("per_doubling")
-            row |= {key: value / doublings for key, value in rate.items()}
-            if kind == "network":
-                row |= {"steps_smaller": before["steps"].mean()}
-                row |= {"steps_larger": after["steps"].mean()}
-            rows.append(row)
+            rows.append(row | {key: value / doublings for key, value in rate.items()})
     columns = ["name", "kind", "smaller", "larger", "change", "change_low"]
     columns += ["change_high", "seeds", "per_doubling", "per_doubling_low"]
-    columns += ["per_doubling_high", "steps_smaller", "steps_larger"]
+    columns += ["per_doubling_high"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -581,31 +576,26 @@ def _ranks(cell: pd.DataFrame) -> dict[str, tuple[int, int]]:
     return rank_ranges(scores, documents)
 
 
-def leads(
-    runs: pd.DataFrame, baselines: tuple[str, ...] = PAIRED_BASELINES
-) -> pd.DataFrame:
-    """Return every network's lead over some baselines, by entry and size.
+def leads(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return every network's lead over the paired baselines, by entry and size.
 
     Returns
     -------
     DataFrame
         entry, size, test_cosine, seeds, and for each baseline network − baseline with
-        its interval, under the baseline's name. Committed runs keep the scores by
-        window of the paired baselines and of the best one only.
+        its interval, under the baseline's name.
     """
     rows = []
     for (entry, size), cell in runs.groupby(["entry", "size"], sort=False):
         row = {"entry": entry, "size": size, "test_cosine": cell["test_cosine"].mean()}
         row |= {"seeds": len(cell)}
-        for name in baselines:
+        for name in PAIRED_BASELINES:
             row |= over_baseline(cell, name).columns(name)
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def superiority(
-    runs: pd.DataFrame, size: int, resamples: int = 2000, seed: int = 0
-) -> pd.DataFrame:
+def superiority(runs: pd.DataFrame, size: int) -> pd.DataFrame:
     """Ask of every two networks which is better, over seeds and documents.
 
     The probability is a hierarchical bootstrap's (arXiv 2103.03098): draw a seed, then
@@ -631,7 +621,7 @@ def superiority(
         if not set(groups[a]["seed"]) & set(groups[b]["seed"]):
             continue
         differences, documents = paired_differences(groups[a], groups[b])
-        share = _win_share(differences, documents, resamples, seed)
+        share = _win_share(differences, documents)
         p = clustered_interval(differences, documents).p_value
         seeds = len(differences)
         rows.append((a, b, share, seeds, p if seeds > 1 else np.nan))
@@ -646,16 +636,14 @@ def superiority(
     return both.assign(decided=certain & (both["probability"] > SURE))
 
 
-def _win_share(
-    differences: np.ndarray, documents: np.ndarray, resamples: int, seed: int
-) -> float:
+def _win_share(differences: np.ndarray, documents: np.ndarray) -> float:
     """Share of draws with a mean above zero; averaged over seeds, not drawn."""
     names, inverse = np.unique(documents, return_inverse=True)
     sums = np.stack([np.bincount(inverse, row) for row in differences])  # (S, J)
     windows = np.bincount(inverse)
     even = np.full(len(names), 1 / len(names))
-    draws = np.random.default_rng(seed).multinomial(len(names), even, resamples)
-    means = (draws @ sums.T) / (draws @ windows)[:, None]  # (resamples, S)
+    draws = np.random.default_rng(0).multinomial(len(names), even, RESAMPLES)
+    means = (draws @ sums.T) / (draws @ windows)[:, None]  # (RESAMPLES, S)
     return float(((means > 0) + 0.5 * (means == 0)).mean())
 
 
@@ -788,18 +776,13 @@ def training_data(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def scored_epoch(run: pd.Series) -> dict[str, float]:
-    """Return how a run's training ended against its best epoch by validation.
+    """Return how far a run's training went on from its best epoch by validation.
 
-    Keys best_epoch, last_epoch, validation_change and training_change, from the best
-    epoch to the last.
+    Keys validation_change and training_change, from the best epoch to the last.
     """
     rows = history(run["folder"])
-    best, last = rows["validation_cosine"].idxmax(), rows.index[-1]
-    changes = rows.loc[last] - rows.loc[best]
-    return {"best_epoch": best, "last_epoch": last} | {
-        f"{name}_change": changes[column]
-        for name, column in (
-            ("validation", "validation_cosine"),
-            ("training", "train_cosine"),
-        )
+    changes = rows.iloc[-1] - rows.loc[rows["validation_cosine"].idxmax()]
+    return {
+        "validation_change": changes["validation_cosine"],
+        "training_change": changes["train_cosine"],
     }

@@ -79,10 +79,10 @@ class PlannedRun:
     @cached_property  # asked every second while a study is watched
     def cost(self) -> float:
         """Relative cost: trained windows times parameters, in which time is linear."""
-        recipe = self.settings.recipe
+        own = self.settings
         with torch.device("meta"):
-            model = build_model(self.settings.architecture)
-        windows = total_steps(recipe, self.settings.size) * recipe.batch_size
+            model = build_model(own.architecture, context=own.context, **own.options)
+        windows = total_steps(own.recipe, own.size) * own.recipe.batch_size
         return windows * count_parameters(model)["trainable"]
 
 

@@ -100,7 +100,7 @@ def train(
     history : DataFrame
         A row an epoch: epoch, step, learning_rate, train_loss, train_cosine,
         validation_loss, validation_cosine, gradient_norm, gradient_norm_max,
-        gradient_norm_max_step (the update that had it), seconds.
+        gradient_norm_max_step (the update that had it), seconds, windows.
         The training loss is the recipe's, the validation loss the mean squared error
         per dimension of raw outputs. Training figures are means over the epoch with
         dropout on, of the weights as they move; validation may score their average.

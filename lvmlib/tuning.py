@@ -139,7 +139,7 @@ def main() -> None:
     arguments = parser.parse_args()
     name, content = arguments.study, read_yaml(arguments.study)
     dataset = arguments.dataset or content.get("dataset", "")
-    folder, kept = folder_of(name), Path("reports") / name / "tuning"
+    folder, kept = folder_of(name), Path("reports") / Path(name).stem / "tuning"
     for journal in kept.glob("*.log"):  # go on from what the repository has
         if not (folder / journal.name).exists():
             copy_file(journal, folder / journal.name)

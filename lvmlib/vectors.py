@@ -1,11 +1,11 @@
-"""Datasets of chunk vectors, their windows, and the two ways of splitting them.
+"""Datasets of chunk vectors, their windows, and the ways of splitting them.
 
 A dataset is a folder: `vectors.npy` (N, D), unit-norm rows in reading order, as
 float32, float16, or int8 with `scales.npy` (N,) so that vector = int8 · scale;
 `documents.csv` (document_id, title, start, stop[, role]); `dataset.json`.
 
-A window is six row numbers: five context vectors and the target. Windows are index
-arrays (W, 6) into the memory-mapped vectors, so no vector is ever copied per window.
+A window is row numbers: those of the context's vectors and the target's. Windows are
+index arrays (W, context + 1) into the memory-mapped vectors, so no vector is ever copied per window.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from lvmlib.files import one_line, sha256
 
 SAMPLE = Path(__file__).parent / "sample"
 NORM_TOLERANCE = 0.01
+BLOCK = 8192  # rows that are verified at a time
 VECTORS = ("int8", "float16", "float32")  # int8 has scales.npy beside it
 ROLES = ("pool", "validation", "test")
 # One fixed shuffle sets the exam aside, whatever the seed, the size or the protocol.
@@ -215,9 +216,9 @@ def _check_ranges(path: Path, documents: pd.DataFrame, n: int) -> None:
         raise DatasetError(f"{path} ends at row {expected[-1]}, expected {n}, the end.")
 
 
-def _check_rows(dataset: Dataset, block: int = 8192) -> None:
-    for start in range(0, dataset.n, block):
-        vectors = dataset.gather(np.arange(start, min(start + block, dataset.n)))
+def _check_rows(dataset: Dataset) -> None:
+    for start in range(0, dataset.n, BLOCK):
+        vectors = dataset.gather(np.arange(start, min(start + BLOCK, dataset.n)))
         norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
         for row in np.flatnonzero(~(np.abs(norms - 1) <= NORM_TOLERANCE)):
             raise DatasetError(

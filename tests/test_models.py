@@ -455,7 +455,6 @@ SIXTH = """
 from torch import nn
 
 class Scaled(nn.Module):
-    title = "Scaled average"
 
     def __init__(self, dim=768, context=5):
         super().__init__()

@@ -103,13 +103,13 @@ def counts(dataset: Dataset, chunks: list[str] | None) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def cosine_by_lag(dataset: Dataset, seed: int = 0) -> pd.DataFrame:
+def cosine_by_lag(dataset: Dataset) -> pd.DataFrame:
     """Return the cosine of vectors `lag` chunks apart in a document; lag 0: random.
 
     Mean, and 10th and 90th percentile, over up to 2,000 pairs a lag. A random pair is
     two vectors of different documents.
     """
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     table = []
     for lag in range(LAGS + 1):
         first = generator.integers(0, dataset.n - lag, 4 * SAMPLED)
@@ -149,13 +149,13 @@ def baseline_table(dataset: Dataset, size: int) -> pd.DataFrame:
     )
 
 
-def geometry(dataset: Dataset, seed: int = 0) -> dict[str, float]:
+def geometry(dataset: Dataset) -> dict[str, float]:
     """Return the mean vector's norm and the effective rank of the centred vectors.
 
     The effective rank is exp(entropy) of the normalised eigenvalues of the covariance
     (Roy & Vetterli 2007): D for an even cloud, 1 for a line.
     """
-    rows = _sample(np.arange(dataset.n), 10 * SAMPLED, seed)
+    rows = _sample(np.arange(dataset.n), 10 * SAMPLED)
     vectors = dataset.gather(np.sort(rows))
     mean = vectors.mean(axis=0)
     values = np.linalg.eigvalsh(np.cov(vectors, rowvar=False))
@@ -180,7 +180,7 @@ def _exp_entropy(values: np.ndarray) -> float:
     return float(np.exp(-(share * np.log(share)).sum()))
 
 
-def duplicates(dataset: Dataset, seed: int = 0) -> pd.DataFrame:
+def duplicates(dataset: Dataset) -> pd.DataFrame:
     """Count exact duplicates, and estimate near ones, within and across splits.
 
     Exact: equal stored rows. Near: of up to 500 sampled vectors of the first split,
@@ -203,16 +203,14 @@ def duplicates(dataset: Dataset, seed: int = 0) -> pd.DataFrame:
             exact = len(own) - len(np.unique(own))
         else:
             exact = int(np.isin(own, other).sum())
-        near = _near_share(dataset, parts[first], parts[second], seed)
+        near = _near_share(dataset, parts[first], parts[second])
         table.append((first, second, exact, near))
     columns = ["vectors of", "also in", "exact duplicates", "near duplicates, share"]
     return pd.DataFrame(table, columns=columns)
 
 
-def _near_share(
-    dataset: Dataset, rows: np.ndarray, among: np.ndarray, seed: int
-) -> float:
-    asked = _sample(rows, COMPARED, seed)
+def _near_share(dataset: Dataset, rows: np.ndarray, among: np.ndarray) -> float:
+    asked = _sample(rows, COMPARED)
     wanted = dataset.gather(asked)
     highest = np.full(len(asked), -1.0)
     for start in range(0, len(among), 4096):
@@ -247,10 +245,10 @@ def document_map(dataset: Dataset) -> pd.DataFrame:
     return table
 
 
-def _sample(rows: np.ndarray, most: int = SAMPLED, seed: int = 0) -> np.ndarray:
+def _sample(rows: np.ndarray, most: int = SAMPLED) -> np.ndarray:
     if len(rows) <= most:
         return rows
-    chosen = np.random.default_rng(seed).choice(len(rows), most, replace=False)
+    chosen = np.random.default_rng(0).choice(len(rows), most, replace=False)
     return rows[np.sort(chosen)]
 
 

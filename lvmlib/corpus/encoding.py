@@ -100,8 +100,8 @@ class Encoder:
         if len(bad):
             raise EncoderError(
                 f"{name} returned a vector of norm {norms[bad[0], 0]} for the chunk "
-                f"{texts[bad[0]][:60]!r}, expected a finite one: use precision "
-                '"32-true" or another encoder; finished shards are kept.'
+                f"{texts[bad[0]][:60]!r}, expected a finite one: check the "
+                "model, or use another; finished shards are kept."
             )
         return vectors / norms
 

@@ -4,7 +4,6 @@ A file ``lvmlib/models/<name>.py`` is an architecture. It offers ``Model``, an
 ``nn.Module`` whose constructor takes ``dim``, ``context`` and its own options as
 keywords, with
 
-- ``title``: its name in prose;
 - ``sizes_of(state)``: the constructor options that a weight file's shapes tell;
 - ``forward``: context (B, context, dim) to the raw prediction (B, dim);
 - optionally ``fit(dataset, split)``, called once before training: what it leaves in

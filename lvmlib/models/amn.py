@@ -24,7 +24,6 @@ class AMN(nn.Module):
         Width of the residual MLP's first layer; its second is half as wide.
     """
 
-    title = "AMN"
     adds_average = True  # to its last layer's output; a head start takes it off
 
     def __init__(

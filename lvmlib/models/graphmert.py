@@ -92,8 +92,6 @@ class GraphMERT(nn.Module):
         Dropout in and after attention, in the feed-forward part and in the head.
     """
 
-    title = "GraphMERT-LVM"
-
     def __init__(
         self,
         dim: int = 768,

@@ -40,8 +40,6 @@ class GRU(nn.Module):
         Number of blocks.
     """
 
-    title = "GRU"
-
     def __init__(
         self, dim: int = 768, context: int = 5, hidden: int = 512, layers: int = 4
     ):

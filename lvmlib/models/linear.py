@@ -32,7 +32,7 @@ class Solution(NamedTuple):
 
 
 class Moments:
-    """What the whole family is fitted from, in one pass over windows (W, C + 1)."""
+    """What the whole family is fitted from: sums over windows (W, C + 1)."""
 
     def __init__(self, dataset: Dataset, windows: np.ndarray):
         self.dataset, self.windows = dataset, windows
@@ -181,8 +181,6 @@ class Linear(nn.Module):
     −3 or 3 means that the search ended there. Validation serves nothing else. What
     generalised cross-validation would choose is noted beside it, as `gcv_exponent`.
     """
-
-    title = "Linear"
 
     def __init__(
         self,

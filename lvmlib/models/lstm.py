@@ -25,8 +25,6 @@ class LSTM(nn.Module):
         Dropout between the layers.
     """
 
-    title = "LSTM"
-
     def __init__(
         self,
         dim: int = 768,
@@ -54,7 +52,7 @@ class LSTM(nn.Module):
         return self.output_proj(self.states(context))
 
     def states(self, context: torch.Tensor) -> torch.Tensor:
-        """Map context (B, T, D) to the second layer's states (B, T, H)."""
+        """Map context (B, T, D) to the last layer's states (B, T, H)."""
         if trains_on_cpu(context):
             return self.layer_by_layer(context)
         return run_recurrent(self.lstm, context)

@@ -52,8 +52,6 @@ class Transformer(nn.Module):
         Dropout within the layers.
     """
 
-    title = "Transformer"
-
     def __init__(
         self,
         dim: int = 768,

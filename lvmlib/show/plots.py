@@ -90,10 +90,15 @@ def learning_curves(run: Run) -> Figure:
     top.axvline(info["best_epoch"], color=MUTED, lw=1)
     top.set(title="Cosine to the true next vector", ylabel="mean cosine")
     top.legend()
-    bottom.plot(history["epoch"], history["train_loss"], "o-", label="training")
-    bottom.plot(history["epoch"], history["validation_loss"], "o-", label="validation")
+    recipe = info["parameters"]
+    if recipe.get("loss", "mse") == "mse":  # another one has other units
+        dims = info["dataset"]["dim"] if recipe.get("scale") else 1  # it sums over them
+        bottom.plot(history["epoch"], history["train_loss"] / dims, "o-")
+    else:
+        bottom.plot([], [])  # so that validation keeps its colour
+    bottom.plot(history["epoch"], history["validation_loss"], "o-")
     bottom.axvline(info["best_epoch"], color=MUTED, lw=1)
-    bottom.set(title="Loss of the raw output", xlabel="epoch (line: best epoch)")
+    bottom.set(title="Error of the raw output", xlabel="epoch (line: best epoch)")
     bottom.set(ylabel="squared error\nper dimension", yscale="log")
     whole_epochs(bottom)
     return figure
