@@ -5,7 +5,8 @@ float32, float16, or int8 with `scales.npy` (N,) so that vector = int8 · scale;
 `documents.csv` (document_id, title, start, stop[, role]); `dataset.json`.
 
 A window is row numbers: those of the context's vectors and the target's. Windows are
-index arrays (W, context + 1) into the memory-mapped vectors, so no vector is ever copied per window.
+index arrays (W, context + 1) into the memory-mapped vectors, so no vector is ever
+copied per window.
 """
 
 from __future__ import annotations
