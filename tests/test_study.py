@@ -245,6 +245,16 @@ def test_costs_are_windows_times_parameters(plan):
     assert costs["graphmert-smooth", 150, "epochs"] == 3 * 5 * 32 * 67352833
 
 
+def test_a_wider_network_costs_more(tmp_path, dataset_folder):
+    (tmp_path / "widths.yaml").write_text(
+        "sizes: [100]\nseeds: [0]\narchitectures:\n  narrow: {architecture: gru}\n"
+        "  wide: {architecture: gru, hidden: 900}\n"
+    )
+    runs = read_study(str(tmp_path / "widths.yaml"), str(dataset_folder)).runs
+    cost = {run.entry: run.cost for run in runs}
+    assert cost["wide"] > 1.5 * cost["narrow"]
+
+
 def repeated_by_papermill(settings: Settings) -> Settings:
     """What a notebook gets from the arguments, as papermill's CLI reads them."""
     words = settings.arguments()
