@@ -13,10 +13,10 @@ READY := .venv/ready
 # be the environment's own: a user's kernel of that name must not get in front of it.
 IN_VENV = PATH="$(CURDIR)/$(BIN):$$PATH" JUPYTER_PATH="$(CURDIR)/.venv/share/jupyter"
 
-.PHONY: help report study publish rebuild benchmark test campaign lab-test sample lab lint lock
+.PHONY: help report study publish rebuild benchmark test campaign labtest sample lab lint lock
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
 
 report: $(READY) ## run the quick study on the bundled vectors and render its report
 	@$(IN_VENV) $(BIN)/python -m lvmlib quick
@@ -62,8 +62,8 @@ campaign: $(READY) ## kill, starve and mislead it 200 times (a quarter of an hou
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
 	$(IN_VENV) PYTHONPATH=tests $(BIN)/python tests/campaign.py 200 "$$folder/campaign"
 
-lab-test: $(READY) ## use explore.ipynb in a real JupyterLab (needs Debian's chromium)
-	@$(BIN)/pip install -qq --disable-pip-version-check playwright
+labtest: $(READY) ## use explore.ipynb in a real JupyterLab (needs Debian's chromium)
+	@$(BIN)/pip install -qq --disable-pip-version-check -e ".[labtest]"
 	@$(IN_VENV) $(BIN)/python tests/lab.py
 
 sample: $(READY) ## rebuild the bundled vectors (ENCODER=folder of all-mpnet-base-v2, if offline)

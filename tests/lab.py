@@ -1,6 +1,6 @@
-"""Open explore.ipynb in a real JupyterLab and use it: `make lab-test`.
+"""Open explore.ipynb in a real JupyterLab and use it: `make labtest`.
 
-Needs `pip install playwright` and a Chromium (Debian's: apt install chromium), whose
+Needs the extra `labtest` and a Chromium (Debian's: apt install chromium), whose
 place CHROMIUM names. Not collected by pytest.
 """
 

@@ -39,7 +39,11 @@ PLUGINS = {"pytest-xdist", "nbval", "ruff", "setuptools"}
 # Of a dump, of a small encoder, and of what Snakemake finds by itself.
 CARRIERS = {"gensim", "snakemake-executor-plugin-slurm"}
 # Imported only where it is asked for, and not in the lock.
-OPTIONAL = {Requirement(text).name for text in PROJECT["optional-dependencies"]["hub"]}
+OPTIONAL = {
+    Requirement(text).name
+    for extra in ("hub", "labtest")
+    for text in PROJECT["optional-dependencies"][extra]
+}
 
 
 def imported_names(path: Path) -> set[str]:
