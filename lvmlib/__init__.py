@@ -26,6 +26,7 @@ _HOMES = {
     "read_parameters": "recipe",
     "run": "runs",
     "save_weights": "weights",
+    "with_mean": "inference",
 }
 __all__ = list(_HOMES)
 

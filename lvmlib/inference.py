@@ -109,6 +109,21 @@ def predict(
     return found if context.ndim == 3 else found[0]
 
 
+def with_mean(vectors: ArrayLike, context: int = 5) -> np.ndarray:
+    """Return what the model "running" reads after a document's vectors so far, (n, D).
+
+    Their mean, of unit length, and the last `context` of them: (context + 1, D).
+    """
+    vectors = np.asarray(vectors, np.float32)
+    if vectors.ndim != 2 or len(vectors) < context:
+        raise ValueError(
+            f"vectors have shape {vectors.shape}, expected (n, D) with n of at least "
+            f"{context}: all of the document's so far."
+        )
+    mean = vectors.mean(axis=0)
+    return np.vstack([mean / np.linalg.norm(mean), vectors[-context:]])
+
+
 def roll(model: nn.Module, context: ArrayLike, steps: int) -> np.ndarray:
     """Predict `steps` chunks ahead of (B, T, D), each from the predictions before it.
 

@@ -23,7 +23,7 @@ WRAPPED = ("module.", "_orig_mod.")  # what DDP and torch.compile put before nam
 PRETRAINED_ENCODER = "all-mpnet-base-v2"  # whose vectors the shipped models read
 PRETRAINED = {
     use: Path(__file__).parent / "pretrained" / f"{use}.safetensors"
-    for use in ("best", "ranking")
+    for use in ("best", "ranking", "running")
 }
 
 

@@ -54,16 +54,22 @@ INPUTS = {
 NETWORKS = ("amn", "gru")  # with a head start, recipes of the best study at 80,634
 
 
-def extend(dataset, encoder):
-    """Return the dataset with further rows: n + r, the mean before r; then titles."""
+def append_means(dataset):
+    """Return the dataset with further rows: n + r is the mean before r in its text."""
     vectors = dataset.gather(np.arange(dataset.n))  # (N, D)
     means = vectors.copy()
     for start, stop in dataset.documents[["start", "stop"]].to_numpy():
         sums = vectors[start:stop].cumsum(axis=0)[:-1]
         means[start + 1 : stop] = sums / np.linalg.norm(sums, axis=1, keepdims=True)
-    titles = load_encoder(encoder).encode(list(dataset.documents["title"]))
-    rows = np.concatenate([vectors, means, titles]).astype(np.float16)
+    rows = np.concatenate([vectors, means]).astype(np.float16)
     return replace(dataset, vectors=rows, scales=None)
+
+
+def append_titles(dataset, encoder):
+    """Return the dataset with the vectors of its documents' titles as further rows."""
+    titles = load_encoder(encoder).encode(list(dataset.documents["title"]))
+    rows = np.concatenate([dataset.vectors, titles.astype(np.float16)])
+    return replace(dataset, vectors=rows)
 
 
 def windows_of(dataset, rows):
@@ -129,7 +135,8 @@ def train_network(dataset, split, slots, name):
 
 def main(folder, encoder, output):
     """Score every set of inputs on the same windows and write a row for each."""
-    dataset, rows, scores = extend(open_dataset(folder, False), encoder), [], {}
+    dataset = append_titles(append_means(open_dataset(folder, False)), encoder)
+    rows, scores = [], {}
 
     def score(model, network, size, name, split):
         windows = split.test[:, [*INPUTS[name], -1]]
