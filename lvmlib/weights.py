@@ -129,11 +129,12 @@ def load_pretrained(use: str = "best") -> nn.Module:
 
     Parameters
     ----------
-    use : {"best", "ranking"}
-        The one nearest to the next vector, or the one that best tells the next chunk
-        from others.
+    use : {"best", "ranking", "running"}
+        Of the models of five chunks, the one nearest to the next vector, or the one
+        that best tells the next chunk from others; or six numbers that read the mean of
+        all chunks so far, too (`with_mean`): nearer than any model of five chunks.
 
-    Both predict vectors of all-mpnet-base-v2; those of another encoder mean nothing to
+    All predict vectors of all-mpnet-base-v2; those of another encoder mean nothing to
     them. Raises WeightsError if the package was installed without them.
     """
     if use not in PRETRAINED:

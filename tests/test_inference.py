@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lvmlib import inference
-from lvmlib.inference import predict, resolve_device, roll
+from lvmlib.inference import predict, resolve_device, roll, with_mean
 from lvmlib.models import build_model
 
 
@@ -123,3 +123,14 @@ def test_a_rolled_prediction_reads_its_own_predictions():
     np.testing.assert_array_equal(
         roll(model, context, 3), predict(model, longer[:, 2:])
     )
+
+
+def test_the_mean_of_all_so_far_comes_first():
+    vectors = np.eye(8, dtype=np.float32)[:7]
+    context = with_mean(vectors)
+    assert context.shape == (6, 8)
+    np.testing.assert_allclose(context[0, :7], 7**-0.5, rtol=1e-6)
+    np.testing.assert_array_equal(context[1:], vectors[2:])
+    for wrong in (vectors[:4], vectors[0]):
+        with pytest.raises(ValueError, match="n of at least 5"):
+            with_mean(wrong)

@@ -62,7 +62,7 @@ def imported_names(path: Path) -> set[str]:
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             names.add(node.module.split(".")[0])
-    own = {"lvmlib", "conftest", "studies", "cells", "control", "measuring"}
+    own = {"lvmlib", "conftest", "studies", "cells", "control", "measuring", "beside"}
     return names - set(sys.stdlib_module_names) - own - OPTIONAL
 
 

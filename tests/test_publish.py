@@ -82,6 +82,9 @@ def test_a_shipped_model_predicts_what_the_run_s_model_does(planned, tmp_path):
     assert f"cosine: {runs['test_cosine'].iloc[0]:.4f} [" in card
 
 
+MODELS = {use: lvmlib.load_pretrained(use) for use in PRETRAINED}
+
+
 @pytest.mark.parametrize("use", PRETRAINED)
 def test_the_models_in_the_package(use):
     assert PRETRAINED[use].stat().st_size < 5e6
@@ -91,6 +94,20 @@ def test_the_models_in_the_package(use):
     assert prediction.shape == (768,)
     assert np.linalg.norm(prediction) == pytest.approx(1, abs=1e-5)
     assert PRETRAINED[use].with_suffix(".md").exists()
+
+
+def test_six_numbers_that_read_the_mean_are_nearer_than_the_best_of_five_chunks():
+    sample = lvmlib.open_dataset()
+    near = {"best": [], "running": []}
+    for start, stop in sample.documents[["start", "stop"]].to_numpy()[:8]:
+        vectors = sample.gather(np.arange(start, stop))
+        for n in range(5, len(vectors)):
+            context = lvmlib.with_mean(vectors[:n])
+            for use, read in (("best", context[1:]), ("running", context)):
+                model = MODELS[use]
+                near[use].append(lvmlib.predict(model, read) @ vectors[n])
+    # Most of these articles were among those that "best" was fitted to.
+    assert np.mean(near["running"]) > np.mean(near["best"]) + 0.003
 
 
 def test_an_unknown_use_of_a_model_names_the_valid_ones():
