@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from beside import append_means, fit_linear
+from beside import LONGEST, append_means, fit_linear
 
 from lvmlib.evaluation import cosine
 from lvmlib.inference import predict_windows
@@ -60,13 +60,20 @@ def main(folder, report, package):
     five = load_run(Path(report) / "runs/linear" / str(size) / "epochs/seed0").scores
     truth = dataset.gather(split.test[:, -1])
     assert np.array_equal(five["row"], split.test[:, -1])
+    members = dataset.document_of(split.test[:, -1])
+    starts = dataset.documents["start"].to_numpy()[members]
     for kind in ("weights", "ridge_to_weights"):
         model = fit_linear(dataset, moments, split, slots, kind)
         scores = cosine(predict_windows(model, dataset, split.test), truth)
         own = clustered_interval(scores, five["document"])
         over = clustered_interval(scores - five["cosine"], five["document"])
+        # The windows that have 15 chunks before them, for the page of longer contexts.
+        long = split.test[:, -1] - starts >= LONGEST
+        there = (scores - five["cosine"])[long], five["document"][long]
         row = {"model": kind, "size": size, "windows": len(scores)}
-        rows.append(row | own.columns("cosine") | over.columns("over_ridge"))
+        row |= own.columns("cosine") | over.columns("over_ridge")
+        row |= clustered_interval(*there).columns("over_ridge_long")
+        rows.append(row | {"long_windows": int(long.sum())})
         print(rows[-1], flush=True)
         if kind == "weights":
             save_weights(model, Path(package) / "running.safetensors")
