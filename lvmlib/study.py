@@ -80,9 +80,13 @@ class PlannedRun:
     def cost(self) -> float:
         """Relative cost: trained windows times parameters, in which time is linear."""
         own = self.settings
-        with torch.device("meta"):
-            model = build_model(own.architecture, context=own.context, **own.options)
         windows = total_steps(own.recipe, own.size) * own.recipe.batch_size
+        sizes = {"context": own.context} | own.options
+        try:
+            with torch.device("meta"):
+                model = build_model(own.architecture, **sizes)
+        except ValueError:  # the run itself will say what is wrong with its options
+            return float(windows)
         return windows * count_parameters(model)["trainable"]
 
 
