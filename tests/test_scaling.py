@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 from scipy.optimize import least_squares
 
+from lvmlib import scaling
 from lvmlib.scaling import fit_logarithm, fit_power_law, held_out_error
 
 SIZES = np.array([5_000, 10_000, 20_000, 40_000, 80_634, 160_000, 232_605])
@@ -189,3 +191,16 @@ def test_bad_points_raise(sizes, losses, message):
 def test_logarithm_needs_three_sizes():
     with pytest.raises(ValueError, match="3 different sizes"):
         fit_logarithm([1, 2, 2], [0.5, 0.4, 0.4])
+
+
+def test_more_seeds_of_a_size_do_not_bend_the_curve(monkeypatch):
+    cosines = {5: 0.40, 10: 0.50, 20: 0.51, 40: 0.56}
+    one = {size: np.full((1, 100), cosine) for size, cosine in cosines.items()}
+    many = one | {10: np.full((5, 100), cosines[10])}
+    found = []
+    for scores in (one, many):
+        given = (scores, np.arange(100))
+        monkeypatch.setattr(scaling, "scores_by_size", lambda *_, given=given: given)
+        found.append(scaling.fit_study(pd.DataFrame({"entry": ["amn"]})))
+    pd.testing.assert_frame_equal(*found, atol=1e-6)
+    assert len(found[0]) == 4  # two forms of amn and of ridge

@@ -93,10 +93,8 @@ def learning_curves(run: Run) -> Figure:
     recipe = info["parameters"]
     if recipe.get("loss", "mse") == "mse":  # another one has other units
         dims = info["dataset"]["dim"] if recipe.get("scale") else 1  # it sums over them
-        bottom.plot(history["epoch"], history["train_loss"] / dims, "o-")
-    else:
-        bottom.plot([], [])  # so that validation keeps its colour
-    bottom.plot(history["epoch"], history["validation_loss"], "o-")
+        bottom.plot(history["epoch"], history["train_loss"] / dims, "o-", color="C0")
+    bottom.plot(history["epoch"], history["validation_loss"], "o-", color="C1")
     bottom.axvline(info["best_epoch"], color=MUTED, lw=1)
     bottom.set(title="Error of the raw output", xlabel="epoch (line: best epoch)")
     bottom.set(ylabel="squared error\nper dimension", yscale="log")

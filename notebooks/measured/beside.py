@@ -145,14 +145,14 @@ def main(folder, encoder, output):
         documents = dataset.document_of(windows[:, -1])
         row = {"model": model, "size": size, "inputs": name, "windows": len(windows)}
         row |= {"documents": len(np.unique(documents)), "cosine": found.mean()}
-        for column, other in (
-            ("over_five", (model, size, "five")),
-            ("over_plain", (model, size, name.partition(",")[0])),
-            ("over_small", (model, SIZES[0], name)),
-            ("over_ridge", ("ridge to weights", size, name)),
-        ):
-            if column == "over_ridge" and model not in NETWORKS:
-                continue
+        others = {
+            "over_five": (model, size, "five"),
+            "over_plain": (model, size, name.partition(",")[0]),
+            "over_small": (model, SIZES[0], name),
+        }
+        if model in NETWORKS:
+            others["over_ridge"] = ("ridge to weights", size, name)
+        for column, other in others.items():
             row |= clustered_interval(found - scores[other], documents).columns(column)
         rows.append(row)
         print(row, flush=True)
