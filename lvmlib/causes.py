@@ -31,7 +31,8 @@ NOT_MEASURED = Interval(*[np.nan] * 6, 0, 0, 0.95)
 # Columns of a study's table that decide a run's numbers, where it has them.
 DECISIVE = ["arm", "size", "protocol", "asked_epochs", "min_steps", "batch_size"]
 DECISIVE += ["learning_rate", "schedule", "warmup", "weight_decay", "patience", "mask"]
-DECISIVE += ["scale", "head_start", "loss", "averaging", "context", "horizon", "layers"]
+DECISIVE += ["scale", "head_start", "loss", "averaging", "context", "horizon"]
+DECISIVE += ["running_mean", "layers"]
 
 
 # --- the learning rate ---------------------------------------------------------------

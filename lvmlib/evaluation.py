@@ -71,7 +71,8 @@ def score_windows(
     ValueError
         If shapes do not fit, a prediction is not finite, or there is one document only.
     """
-    raw, windows = np.asarray(raw, dtype=np.float32), _checked(windows)
+    raw = np.asarray(raw, dtype=np.float32)
+    windows = dataset.chunks_of(_checked(windows))
     if raw.shape != (len(windows), dataset.dim):
         raise ValueError(
             f"predictions have shape {raw.shape}, expected one vector for each window, "
@@ -131,7 +132,7 @@ def copying(raw: np.ndarray, dataset: Dataset, windows: np.ndarray) -> np.ndarra
     max cos(prediction, context) / max cos(truth, context), the *paraphrasing* of Large
     Concept Models (arXiv 2412.08821): above 1 the model copies its context.
     """
-    ratios = []
+    ratios, windows = [], dataset.chunks_of(windows)
     for part in _blocks(len(windows), BLOCK):
         vectors = _unit_rows(dataset.gather(windows[part]))  # (B, C + 1, D)
         context, truth = vectors[:, :-1], vectors[:, -1]
@@ -150,7 +151,7 @@ def k_occurrence_skew(
     zero all are found alike; large, a few *hubs* are near everything (Radovanović et
     al. 2010; Dinu et al., arXiv 1412.6568).
     """
-    windows = _checked(windows)
+    windows = dataset.chunks_of(_checked(windows))
     rows, columns = np.unique(windows, return_inverse=True)
     columns = columns.reshape(windows.shape)
     candidates, found = _unit(dataset.gather(rows)), np.zeros(len(rows))

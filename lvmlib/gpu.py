@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
@@ -73,26 +74,40 @@ def make_fabric(recipe: Recipe, devices: int = 1) -> Fabric:
         )
 
 
-def make_gather(dataset: Dataset, device: torch.device) -> Callable[[Tensor], Tensor]:
+def make_gather(
+    dataset: Dataset, device: torch.device, windows: np.ndarray
+) -> Callable[[Tensor], Tensor]:
     """Return a function from row numbers to their float32 vectors, both on `device`.
 
     On a CPU it reads the memory map. Other devices get a copy of all vectors as they
-    are stored, so that a batch is looked up and dequantised where it is used.
+    are stored, so that a batch is looked up and dequantised where it is used; and of
+    the means, if there are any in `windows`.
     """
     if device.type == "cpu":
         return lambda rows: torch.from_numpy(dataset.gather(rows.numpy()))
-    return resident_gather(dataset, device)
+    return resident_gather(dataset, device, windows)
 
 
 def resident_gather(
-    dataset: Dataset, device: torch.device
+    dataset: Dataset, device: torch.device, windows: np.ndarray
 ) -> Callable[[Tensor], Tensor]:
     """Copy all vectors to `device`; see `make_gather`."""
     vectors = torch.tensor(dataset.vectors, device=device)  # (N, D)
-    if dataset.scales is None:
-        return lambda rows: vectors[rows].float()
-    scales = torch.tensor(dataset.scales, device=device)  # (N,)
-    return lambda rows: vectors[rows].float().mul_(scales[rows][..., None])
+    scales = torch.ones(dataset.n) if dataset.scales is None else dataset.scales
+    scales = torch.as_tensor(scales, device=device)[:, None]  # (N, 1)
+
+    def look_up(rows: Tensor) -> Tensor:
+        return vectors[rows].float().mul_(scales[rows])
+
+    if windows.max() < dataset.n:
+        return look_up
+    means = torch.tensor(dataset.means, device=device)  # (N, D)
+
+    def look_up_either(rows: Tensor) -> Tensor:
+        averaged, chunks = (rows >= dataset.n)[..., None], rows % dataset.n
+        return torch.where(averaged, means[chunks].float(), look_up(chunks))
+
+    return look_up_either
 
 
 class RecordedGradients:

@@ -110,7 +110,7 @@ def predict(
 
 
 def with_mean(vectors: ArrayLike, context: int = 5) -> np.ndarray:
-    """Return what the model "running" reads after a document's vectors so far, (n, D).
+    """Return what a model with a running mean reads after a document's (n, D) so far.
 
     Their mean, of unit length, and the last `context` of them: (context + 1, D).
     """

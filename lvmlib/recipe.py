@@ -31,7 +31,7 @@ from lvmlib.vectors import PROTOCOLS, Dataset, Split, make_split
 
 ADDED = {"scale": False, "head_start": "none", "loss": "mse", "context": 5}
 ADDED |= {"every_position": False, "averaging": 0.0}
-ADDED |= {"horizon": 1, "sources": "", "per_document": 0}
+ADDED |= {"horizon": 1, "sources": "", "per_document": 0, "running_mean": False}
 STRICT = ConfigDict(strict=True, extra="forbid")
 
 
@@ -138,9 +138,19 @@ class Settings:
     horizon: PositiveInt = 1
     sources: str = ""
     per_document: NonNegativeInt = 0
+    running_mean: bool = False
     run_dir: str = ""
     recipe: Recipe = field(default_factory=Recipe)
     options: dict[str, Any] = field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Settings:
+        if self.recipe.every_position and self.running_mean:
+            raise ValueError(
+                "every_position has no running_mean: the mean, which is read first, "
+                "holds the vectors that earlier positions are to predict."
+            )
+        return self
 
     def split(self, dataset: Dataset) -> Split:
         """Cut the windows that the settings name, see `make_split`."""
@@ -148,7 +158,12 @@ class Settings:
 
     def _of_split(self) -> dict[str, Any]:
         names = ("size", "seed", "context", "horizon", "sources", "per_document")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in (*names, "running_mean")}
+
+    @property
+    def reads(self) -> int:
+        """How many vectors a model of these settings reads: its own `context`."""
+        return self.context + self.running_mean
 
     def parameters(self) -> dict[str, Any]:
         """Return the settings as flat notebook parameters."""

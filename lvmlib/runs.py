@@ -51,7 +51,7 @@ def new_model(settings: Settings, dim: int) -> nn.Module:
     the model keeps that state for `run`.
     """
     torch.manual_seed(settings.seed)
-    sizes = {"dim": dim, "context": settings.context}
+    sizes = {"dim": dim, "context": settings.reads}
     model = build_model(settings.architecture, **sizes, **settings.options)
     recipe = settings.recipe
     if recipe.scale or recipe.head_start != "none":
@@ -79,7 +79,7 @@ def run(settings: Settings, model: nn.Module, dataset: Dataset, split: Split) ->
         on another dataset.
     """
     started = time.monotonic()
-    sizes = {"dim": dataset.dim, "context": settings.context}
+    sizes = {"dim": dataset.dim, "context": settings.reads}
     expected = {
         "architecture": settings.architecture,
         "options": sizes | settings.options,

@@ -81,7 +81,7 @@ class PlannedRun:
         """Relative cost: trained windows times parameters, in which time is linear."""
         own = self.settings
         windows = total_steps(own.recipe, own.size) * own.recipe.batch_size
-        sizes = {"context": own.context} | own.options
+        sizes = {"context": own.reads} | own.options
         try:
             with torch.device("meta"):
                 model = build_model(own.architecture, **sizes)

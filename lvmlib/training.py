@@ -121,7 +121,7 @@ def train(
         return _keep_fitted(model, dataset, split, folder if writes else None, started)
     fabric = fabric or make_fabric(recipe)
     device = fabric.device
-    gather = make_gather(dataset, device)
+    gather = make_gather(dataset, device, split.train)
     wrapped, optimizer = fabric.setup(model, _make_optimizer(model, recipe, device))
     total = total_steps(recipe, len(split.train))
     scheduler = _make_scheduler(recipe, optimizer, total)

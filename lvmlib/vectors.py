@@ -6,7 +6,8 @@ float32, float16, or int8 with `scales.npy` (N,) so that vector = int8 · scale;
 
 A window is row numbers: those of the context's vectors and the target's. Windows are
 index arrays (W, context + 1) into the memory-mapped vectors, so no vector is ever
-copied per window.
+copied per window. Row n + r, of n, is no chunk: it is the mean of row r's document up
+to and with r.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -81,15 +83,36 @@ class Dataset:
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
         """Return the float32 vectors of `rows`, shape (*rows.shape, D)."""
-        vectors = self.vectors[rows].astype(np.float32)
+        averaged = np.asarray(rows) >= self.n
+        chunks = np.where(averaged, 0, rows) if averaged.any() else rows
+        vectors = self.vectors[chunks].astype(np.float32)
         if self.scales is not None:
-            vectors *= self.scales[rows][..., None]
+            vectors *= self.scales[chunks][..., None]
+        if averaged.any():
+            vectors[averaged] = self.means[rows[averaged] - self.n]
         return vectors
+
+    @cached_property
+    def means(self) -> np.ndarray:
+        """Means of each document up to and with a row, (N, D) float16 of unit length.
+
+        All of them, in memory: half a second and 150 MB for 100,000 vectors.
+        """
+        means = np.empty((self.n, self.dim), np.float16)
+        for start, stop in self.documents[["start", "stop"]].to_numpy():
+            sums = self.gather(np.arange(start, stop)).cumsum(axis=0)  # (chunks, D)
+            lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+            means[start:stop] = sums / np.maximum(lengths, NORM_TOLERANCE)
+        return means
 
     def document_of(self, rows: np.ndarray) -> np.ndarray:
         """Return, for each row number, the position of its document in `documents`."""
         stops = self.documents["stop"].to_numpy()
-        return np.searchsorted(stops, rows, side="right")
+        return np.searchsorted(stops, rows % self.n, side="right")
+
+    def chunks_of(self, windows: np.ndarray) -> np.ndarray:
+        """Return the windows without the column of means, if they have one."""
+        return windows[:, windows.max(axis=0, initial=0) < self.n]
 
 
 def open_dataset(folder: str | Path = "", verify: bool = True) -> Dataset:
@@ -279,7 +302,7 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class Split:
-    """Windows as row numbers, each of shape (W, context + 1), the target last."""
+    """Windows as row numbers, each (W, what is read + 1), the target last."""
 
     train: np.ndarray
     validation: np.ndarray
@@ -372,6 +395,7 @@ def make_split(
     horizon: int = 1,
     sources: str = "",
     per_document: int = 0,
+    running_mean: bool = False,
 ) -> Split:
     """Cut training, validation and test windows.
 
@@ -393,6 +417,9 @@ def make_split(
         the pool as it comes. The test windows are always those of all sources.
     per_document : int
         Train on the first so many vectors of each document; 0 is all.
+    running_mean : bool
+        Put the mean of the document's vectors so far, as a row of its own, before the
+        context: windows of shape (W, context + 2).
 
     Raises
     ------
@@ -441,6 +468,9 @@ def make_split(
                 f"no {part} window of {context + 1} consecutive vectors is left at "
                 f"size {size:,}: use a larger size or longer documents."
             )
+    if running_mean:
+        cut = vars(split).values()
+        split = Split(*(np.column_stack([dataset.n + w[:, -2], w]) for w in cut))
     return split
 
 
@@ -489,7 +519,7 @@ def describe(dataset: Dataset, split: Split) -> pd.DataFrame:
         windows that run across the end of a document; `seen_in_training`, vectors that
         training windows hold too (missing for train itself).
     """
-    parts = vars(split)
+    parts = {part: dataset.chunks_of(rows) for part, rows in vars(split).items()}
     documents = [dataset.document_of(windows) for windows in parts.values()]
     vectors = [np.unique(windows) for windows in parts.values()]
     seen = [int(np.isin(rows, vectors[0]).sum()) for rows in vectors]

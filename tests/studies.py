@@ -99,5 +99,5 @@ def write_pairs(study, changes, seeds=3, base=0.5, **options):
 def execute(settings):
     """Run settings as an architecture's notebook does."""
     dataset = lvmlib.open_dataset(settings.dataset)
-    split = lvmlib.make_split(dataset, settings.protocol, settings.size, settings.seed)
+    split = settings.split(dataset)
     return lvmlib.run(settings, lvmlib.new_model(settings, dataset.dim), dataset, split)

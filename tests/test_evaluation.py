@@ -82,6 +82,14 @@ def random_case(seed, lengths, context, dim):
     return in_memory(vectors, lengths), windows, raw.astype(np.float32)
 
 
+def test_a_mean_that_was_read_is_no_candidate():
+    dataset, windows, raw = random_case(3, [9, 12, 8], 4, 6)
+    read = np.column_stack([dataset.n + windows[:, -2], windows])
+    for name in ("score_windows", "copying", "k_occurrence_skew"):
+        scored = getattr(evaluation, name)
+        assert np.array_equal(scored(raw, dataset, read), scored(raw, dataset, windows))
+
+
 def on_circle(degrees):
     angles = np.radians(degrees)
     return np.stack([np.cos(angles), np.sin(angles)], axis=-1)

@@ -156,6 +156,7 @@ def test_all_parameters_arrive():
         "horizon": 2,
         "sources": "a:1",
         "per_document": 9,
+        "running_mean": True,
         "precision": "32-true",
         "device": "cpu",
         "hidden": 16,

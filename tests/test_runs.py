@@ -18,7 +18,7 @@ from studies import execute
 
 from lvmlib import runs, training
 from lvmlib.evaluation import BASELINES, cosine
-from lvmlib.inference import predict
+from lvmlib.inference import predict, with_mean
 from lvmlib.models import build_model
 from lvmlib.recipe import Recipe, Settings, make_settings
 from lvmlib.records import RunError, load_run
@@ -142,6 +142,23 @@ def test_what_run_json_says(done, dataset_folder):
     assert (info["device"], info["precision"]) == ("cpu", "32-true")
     assert info["threads"] == 1
     assert {"torch", "numpy", "python"} <= info["versions"].keys()
+
+
+def test_a_run_that_reads_the_mean_of_all_so_far(done, dataset_folder, tmp_path):
+    reading = replace(done, running_mean=True, run_dir=str(tmp_path / "mean"))
+    run, plain = execute(reading), load_run(done.run_dir)
+    assert run.scores["row"].tolist() == plain.scores["row"].tolist()  # they pair
+    ranks = [f"cosine_{name}" for name in ("last_vector", "mean_vector")]
+    np.testing.assert_allclose(run.scores[ranks], plain.scores[ranks], atol=1e-6)
+    assert len(run.info["baselines"]["five_weights"]["numbers"]) == 6
+    model = load_weights(tmp_path / "mean" / "model.safetensors")
+    dataset = open_dataset(dataset_folder)
+    starts = dataset.documents["start"].to_numpy()
+    for row, expected in run.scores[["row", "cosine"]].to_numpy()[::7]:
+        row = int(row)
+        so_far = dataset.gather(np.arange(starts[dataset.document_of(row)], row))
+        found = predict(model, with_mean(so_far), "cpu") @ dataset.gather(row)
+        assert found == pytest.approx(expected, abs=1e-3)
 
 
 def test_scores_and_baselines_agree_with_the_weights_on_disk(done, dataset_folder):

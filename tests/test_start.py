@@ -147,6 +147,8 @@ def test_options_that_do_not_fit_are_refused():
         make_settings("lstm", both)
     with pytest.raises(ParameterError, match="last position"):
         make_settings("lstm", {"every_position": True, "loss": "ranking"})
+    with pytest.raises(ParameterError, match="every_position has no running_mean"):
+        make_settings("lstm", {"every_position": True, "running_mean": True})
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru", "transformer"])

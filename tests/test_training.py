@@ -233,9 +233,9 @@ def test_vectors_on_the_device_are_those_of_the_dataset(tmp_path, write_dataset,
     dataset = open_dataset(
         write_dataset(tmp_path / dtype, drifting_vectors(), dtype=dtype)
     )
-    resident = resident_gather(dataset, torch.device("cpu"))
-    mapped = make_gather(dataset, torch.device("cpu"))
-    windows = make_split(dataset, "controlled", 200).train
+    windows = make_split(dataset, "controlled", 200, running_mean=True).train
+    resident = resident_gather(dataset, torch.device("cpu"), windows)
+    mapped = make_gather(dataset, torch.device("cpu"), windows)
     for rows in (windows, windows[:7][1::2], windows[:0], windows[:, -1]):
         expected = torch.from_numpy(dataset.gather(rows))
         for gather in (resident, mapped):

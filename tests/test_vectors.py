@@ -712,6 +712,44 @@ def test_the_beginnings_of_documents(joined):
     assert len(split.train) == 16 * 3
 
 
+@pytest.mark.parametrize("protocol", ["controlled", "as_reported"])
+@pytest.mark.parametrize("horizon", [1, 3])
+def test_a_running_mean_is_that_of_what_the_window_has_behind_it(
+    dataset_folder, protocol, horizon
+):
+    dataset = open_dataset(dataset_folder)
+    named = {"context": 5, "horizon": horizon}
+    plain = make_split(dataset, protocol, 150, **named)
+    with_means = make_split(dataset, protocol, 150, **named, running_mean=True)
+    starts = dataset.documents["start"].to_numpy()
+    for part, windows in vars(with_means).items():
+        np.testing.assert_array_equal(windows[:, 1:], getattr(plain, part))
+        np.testing.assert_array_equal(dataset.chunks_of(windows), windows[:, 1:])
+        for window in windows[::7]:
+            first, last = starts[dataset.document_of(window[-2])], window[-2]
+            total = dataset.gather(np.arange(first, last + 1)).sum(axis=0)
+            found = dataset.gather(window[0])
+            np.testing.assert_allclose(found, total / np.linalg.norm(total), atol=1e-3)
+    assert with_means.train.shape[1] == 7
+    expected, found = (describe(dataset, s) for s in (plain, with_means))
+    pd.testing.assert_frame_equal(found, expected)
+
+
+def test_a_running_mean_holds_nothing_of_the_target_or_after_it(
+    write_dataset, tmp_path
+):
+    vectors = drifting_vectors()
+    dataset = open_dataset(write_dataset(tmp_path / "one", vectors))
+    windows = make_split(dataset, "controlled", 150, running_mean=True).train
+    for window in windows[::9]:
+        changed = vectors.copy()
+        changed[window[-1] :] *= -1
+        other = Dataset(Path("other"), {}, dataset.documents, changed, None)
+        before = (d.gather(window[:-1]) for d in (dataset, other))
+        np.testing.assert_allclose(*before, atol=1e-3)
+        assert dataset.document_of(window[0]) == dataset.document_of(window[-1])
+
+
 @pytest.mark.parametrize(
     ("wrong", "found"),
     [
