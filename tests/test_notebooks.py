@@ -1,8 +1,8 @@
-"""The notebooks as files, those that answer a question, refusal of unknown parameters.
+"""The notebooks: as files, run in one process, and refusing unknown parameters.
 
-Notebooks that train or wait for a kernel are run by nbval, as the Makefile says. Those
-that read a study's committed runs are run here, in one process: a kernel of its own for
-each would spend three times as long on imports as on cells.
+nbval runs what the Makefile names. Those that answer a question from committed runs,
+and those that train a network, a small one here, are run in this process: a kernel of
+its own for each would spend longer on imports than on cells.
 """
 
 import ast
@@ -20,12 +20,16 @@ from traitlets.config import Config
 
 from lvmlib.models import ARCHITECTURES
 from lvmlib.recipe import ParameterError, make_settings
+from lvmlib.records import load_run
 from lvmlib.results import study_pages
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.rglob("[!.]*.ipynb"))
-# Their kernels are nbval's; `summary` and `runs` also have one in test_end_to_end.
-ALONE = {*ARCHITECTURES, "data", "explore", "use", "benchmark"}
+# Their kernels are nbval's; amn, summary and runs also have one in test_end_to_end.
+ALONE = {"linear", "data", "explore", "use", "benchmark"}
+NETWORKS = sorted({*ARCHITECTURES} - ALONE)
+SMALL = {"size": 300, "epochs": 1, "running_mean": True}
+LAYERS = {"graphmert": {"layers": 2}, "transformer": {"layers": 1}}
 every = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -70,16 +74,46 @@ def shell():
     plt.close("all")
 
 
-@pytest.mark.parametrize("name", sorted({p.stem for p in NOTEBOOKS} - ALONE))
-def test_a_question_is_answered_from_committed_runs(name, shell, monkeypatch):
-    monkeypatch.chdir(FOLDER)  # where a kernel would be
+def run_cells(name, shell, **parameters):
+    """Run a notebook's code as papermill does, and return what it shows."""
+    injected = "".join(f"\n{key} = {value!r}" for key, value in parameters.items())
     with capture_output() as shown:
         for cell in cells(FOLDER / f"{name}.ipynb"):
             if cell.cell_type == "code":
                 shell.run_cell(cell.source, store_history=True).raise_error()
-    texts = [output.data.get("text/markdown", "") for output in shown.outputs]
-    assert any(texts)
+            if "parameters" in cell.metadata.get("tags", []) and parameters:
+                shell.run_cell(f"# Parameters{injected}", store_history=True)
+    return shown
+
+
+def texts_of(shown):
+    return [output.data.get("text/markdown", "") for output in shown.outputs]
+
+
+@pytest.mark.parametrize(
+    "name", sorted({p.stem for p in NOTEBOOKS} - ALONE - {*NETWORKS})
+)
+def test_a_question_is_answered_from_committed_runs(name, shell, monkeypatch):
+    monkeypatch.chdir(FOLDER)  # where a kernel would be
+    shown = run_cells(name, shell)
+    assert any(texts_of(shown))
     assert not shown.stderr
+
+
+@pytest.fixture(scope="module")
+def runs_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_is_trained_and_looked_at(name, shell, monkeypatch, runs_folder):
+    monkeypatch.chdir(FOLDER)
+    monkeypatch.setenv("LVM_RUNS", str(runs_folder))  # one fit of the baselines for all
+    shown = run_cells(name, shell, **SMALL, **LAYERS.get(name, {}))
+    run = load_run(runs_folder / "interactive" / name / "300/epochs/seed0")
+    assert run.info["parameters"].items() >= SMALL.items()
+    cosine = f"{run.info['test']['cosine']:.4f}"
+    assert any(cosine in str(output.data) for output in shown.outputs)
 
 
 def test_the_makefile_gives_nbval_all_others():
