@@ -23,11 +23,9 @@ from lvmlib.results import (
     over_baseline,
     sides,
 )
-from lvmlib.statistics import Interval
 
 DIP = 0.01  # cosine; a larger fall from one epoch to the next is no noise
 FEW = 50  # updates
-NOT_MEASURED = Interval(*[np.nan] * 6, 0, 0, 0.95)
 # Columns of a study's table that decide a run's numbers, where it has them.
 DECISIVE = ["arm", "size", "protocol", "asked_epochs", "min_steps", "batch_size"]
 DECISIVE += ["learning_rate", "schedule", "warmup", "weight_decay", "patience", "mask"]
@@ -261,14 +259,9 @@ def exam_difficulty(reported: pd.DataFrame) -> float:
     exam minus that between the two own exams.
     """
     small, large = headline_sizes(reported)
-    firsts = [reported[reported["size"] == size].iloc[0] for size in (small, large)]
-    own, frozen = (
-        firsts[1][column] - firsts[0][column]
-        for column in (
-            "baseline_six_numbers_validation_cosine",
-            "baseline_six_numbers_cosine",
-        )
-    )
+    names = [f"baseline_six_numbers_{kind}cosine" for kind in ("validation_", "")]
+    first = reported.groupby("size")[names].first()
+    own, frozen = first.loc[large] - first.loc[small]
     return frozen - own
 
 
@@ -385,12 +378,11 @@ def versions(table: pd.DataFrame, architecture: str) -> pd.DataFrame:
     rows = []
     for (entry, size), cell in own.groupby(["entry", "size"], sort=False):
         plain = own[(own["entry"] == architecture) & (own["size"] == size)]
-        found = NOT_MEASURED
-        if entry != architecture and set(plain["seed"]) & set(cell["seed"]):
-            found = compare(cell, plain)
         row = {"entry": entry, "size": size, "seeds": len(cell)}
         row |= {"validation_cosine": cell["validation_cosine"].mean()}
-        rows.append(row | found.columns("difference"))
+        if entry != architecture and set(plain["seed"]) & set(cell["seed"]):
+            row |= compare(cell, plain).columns("difference")
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -412,10 +404,8 @@ def collapse_repeats(updates: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for (precision, start), part in updates.groupby(["precision", "start"], sort=False):
-        before, after = (
-            part["cosine"].iloc[:FEW].mean(),
-            part["cosine"].iloc[-FEW:].mean(),
-        )
+        cosine = part["cosine"]
+        before, after = cosine.iloc[:FEW].mean(), cosine.iloc[-FEW:].mean()
         peak = part.loc[part["gradient_norm"].idxmax()]
         row = {"precision": precision, "start": start, "before": before, "after": after}
         row |= {"fell": after < before / 2, "norm": peak["gradient_norm"]}

@@ -231,16 +231,14 @@ def mean_cosine(model: nn.Module, dataset: Dataset, windows: np.ndarray) -> floa
     return float(total / len(windows))
 
 
-def fitted_start(
-    dataset: Dataset, split: Split, cache: Path | None = None
-) -> dict[str, torch.Tensor]:
+def fitted_start(dataset: Dataset, split: Split) -> dict[str, torch.Tensor]:
     """Return the tensors of ridge to the weights, fitted once for a split."""
-    place = (cache or runs_root() / "baselines") / identity(dataset, split)
-    return _fitted(dataset, split, place)["ridge_to_weights"].state_dict()
+    return _fitted(dataset, split)["ridge_to_weights"].state_dict()
 
 
-def _fitted(dataset: Dataset, split: Split, place: Path) -> dict[str, nn.Module]:
+def _fitted(dataset: Dataset, split: Split) -> dict[str, nn.Module]:
     """Fit the baselines of a split, or load what was fitted to it before."""
+    place = place_of(dataset, split)
     numbers = read_json(place / FITTED)
     if numbers is None:
         fitted = fit_baselines(dataset, split.train, split.validation)
@@ -254,21 +252,21 @@ def _fitted(dataset: Dataset, split: Split, place: Path) -> dict[str, nn.Module]
     return models
 
 
-def identity(dataset: Dataset, split: Split) -> str:
-    """Return the name under which what is fitted to a split is kept."""
+def place_of(dataset: Dataset, split: Split) -> Path:
+    """Return the folder, under `runs_root`, of what is fitted to a split."""
     decisive = hashlib.sha256(f"{VERSION} {dataset.sha256}".encode())
     for windows in vars(split).values():
         decisive.update(np.ascontiguousarray(windows))
-    return decisive.hexdigest()[:16]
+    return runs_root() / "baselines" / decisive.hexdigest()[:16]
 
 
 def score_baselines(
-    dataset: Dataset, split: Split, cache: Path
+    dataset: Dataset, split: Split
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Fit the baselines and score them, once for all runs on the same split.
 
-    What was found is kept in the folder `cache`, under a hash of the vectors, the
-    windows and VERSION: ridge costs a minute at 232,605 vectors.
+    What was found is kept under a hash of the vectors, the windows and VERSION: ridge
+    costs a minute at 232,605 vectors.
 
     Returns
     -------
@@ -278,11 +276,11 @@ def score_baselines(
         `baselines`: by name, test metrics, `validation_cosine` and fitted `numbers`;
         `best_baseline`; `training_mean_cosine`, the constant-mean level.
     """
-    place = cache / identity(dataset, split)
+    place = place_of(dataset, split)
     results = read_json(place / "results.json")
     if results:
         return pd.read_parquet(place / "cosines.parquet"), results
-    baselines = _fitted(dataset, split, place)
+    baselines = _fitted(dataset, split)
     table, cosines = {}, {}
     for name, baseline in baselines.items():
         outputs = predict_windows(baseline, dataset, split.test)
@@ -295,25 +293,13 @@ def score_baselines(
     level = mean_cosine(baselines["mean_vector"], dataset, split.train)
     results = {
         "baselines": table,
-        "best_baseline": best_baseline(
-            {name: row["cosine"] for name, row in table.items()}
-        ),
+        "best_baseline": max(table, key=lambda name: table[name]["cosine"]),
         "training_mean_cosine": level,
     }
     with atomic_path(place / "cosines.parquet") as temporary:
         pd.DataFrame(cosines).to_parquet(temporary, index=False)
     write_json(place / "results.json", results)  # last: it is what makes both usable
     return pd.DataFrame(cosines), results
-
-
-def best_baseline(cosines: dict[str, float]) -> str:
-    """Return the name of the baseline with the highest cosine."""
-    return max(cosines, key=cosines.__getitem__)
-
-
-def skill(cosine: float, best: float) -> float:
-    """Return (cosine − best) / (1 − best): 0 is the best baseline, 1 is perfect."""
-    return (cosine - best) / (1 - best)
 
 
 def _blocks(total: int, size: int) -> Iterator[slice]:

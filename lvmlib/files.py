@@ -20,8 +20,9 @@ from safetensors import SafetensorError
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that takes its name on success.
 
-    Whatever stood at `path` stays untouched until the new file is complete and on
-    disk. What a killed process left of its own try is swept away.
+    For a file, or a folder that the caller makes. What stood at `path` stays untouched
+    until the new one is complete and on disk. What a killed process left of its own try
+    is swept away.
 
     Raises
     ------
@@ -33,8 +34,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        if temporary.is_file():
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     # torch.save and safetensors report a full disk as errors of their own.
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -46,31 +48,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         ) from error
     finally:
         with suppress(OSError):  # where the folder itself is what is wrong
-            temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path` that takes its name on success.
-
-    Raises
-    ------
-    OSError
-        When the disk is full or the place cannot be written; nothing is left there.
-    """
-    path = Path(path)
-    temporary = _temporary(path)
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(
-            f"{path} could not be written ({error.strerror or error}); nothing was "
-            "left there. Free some space and start again."
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            _remove(temporary)
 
 
 def _temporary(path: Path) -> Path:
@@ -81,8 +59,12 @@ def _temporary(path: Path) -> Path:
         with suppress(OSError):  # gone already, or not ours to remove
             if not number.isdigit() or _is_alive(int(number)):
                 continue
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+            _remove(left)
     return path.with_name(f"{ours}{os.getpid()}.tmp")
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _is_alive(process: int) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -52,10 +51,8 @@ class Progress:
 
     def _write(self, step: int) -> None:
         content = {"step": step, "total": self.total, "text": self.text}
-        temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
         with suppress(OSError):  # a full disk must not stop a run for a progress bar
-            temporary.write_text(json.dumps(content))
-            temporary.replace(self.path)
+            self.path.write_text(json.dumps(content))
         self.written = time.monotonic()
 
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from lvmlib.files import project_folder, read_json
 from lvmlib.records import (
@@ -121,18 +120,8 @@ def published_study() -> Path:
 
 
 def study_pages(path: str | Path) -> list[str]:
-    """Return the question pages of a study's report, as its plan or its YAML has them.
-
-    `path` is a folder of runs, <runs>/<study> or reports/<study>/runs.
-    """
-    path = Path(path)
-    plan = read_json(path / "study.json") or {}
-    if "pages" in plan:
-        return plan["pages"]
-    name = path.parent.name if path.name == "runs" else path.name
-    file = project_folder() / "parameters" / f"{name}.yaml"
-    content = yaml.safe_load(file.read_text()) if file.exists() else {}
-    return content.get("pages") or list(PAGES)
+    """Return the question pages of a study's report, as its plan has them."""
+    return (read_json(Path(path) / "study.json") or {}).get("pages") or list(PAGES)
 
 
 def study_answer(path: str | Path) -> str:
@@ -160,18 +149,15 @@ def missing_runs(path: str | Path) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        label, page, entry, size, reason (the error in its notebook, if there is one),
-        started.
+        label, entry, size, reason (the error in its notebook, if there is one).
     """
     rows = [
-        {"label": run["label"], "page": run["page"]}
+        {"label": run["label"], "reason": _failure(folder)}
         | {"entry": folder.parts[-4], "size": int(folder.parts[-3])}
-        | {"reason": _failure(folder), "started": (folder / "notebook.ipynb").exists()}
         for folder, run in read_plan(path).items()
         if not answers(folder, run["recipe_hash"])
     ]
-    columns = ["label", "page", "entry", "size", "reason", "started"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=["label", "entry", "size", "reason"])
 
 
 def _failure(folder: Path) -> str:
@@ -282,29 +268,6 @@ def _score(frame: pd.DataFrame, column: str) -> pd.Series:
         return frame[column]
     rank = frame[f"rank_{of_rank[2]}"]
     return (rank <= int(of_rank[1])) * 1.0 if of_rank[1] else 1 / rank
-
-
-def scores_by_size(
-    runs: pd.DataFrame, name: str
-) -> tuple[dict[int, np.ndarray], np.ndarray]:
-    """Collect the scores of an entry's trained runs, or of a baseline, at every size.
-
-    Returns
-    -------
-    scores : dict
-        Size to (S, W), a row a seed.
-    documents : (W,)
-        The document of each window.
-    """
-    if name in BASELINES:  # the same for all entries on one training set
-        runs, column = runs.drop_duplicates(["size", "seed"]), f"cosine_{name}"
-    else:
-        trained = runs["status"] == "trained"
-        runs, column = runs[(runs["entry"] == name) & trained], "cosine"
-    scores, documents = {}, np.empty(0)
-    for size, cell in runs.groupby("size"):
-        scores[size], documents = window_scores(cell, column)
-    return scores, documents
 
 
 def baseline_means(runs: pd.DataFrame) -> pd.DataFrame:
@@ -464,9 +427,7 @@ def contrasts(table: pd.DataFrame) -> pd.DataFrame:
         for arm, runs in after.items()
     ]
     both = [part for part in found if len(part)] or found[:1]
-    return pd.concat(both, ignore_index=True).pipe(
-        lambda rows: rows[["arm", *(c for c in rows if c != "arm")]]
-    )
+    return pd.concat(both, ignore_index=True)
 
 
 def combined_change(runs: pd.DataFrame, weights: dict[str, float]) -> Interval | None:
@@ -709,42 +670,6 @@ def latency() -> pd.DataFrame:
     return pd.DataFrame(columns=["latency_ms", "parameters", "processor"])
 
 
-def costs(runs: pd.DataFrame, latencies: pd.DataFrame) -> pd.DataFrame:
-    """Return what trained networks and the paired baselines cost at the larger size.
-
-    Returns
-    -------
-    DataFrame
-        name, kind, test_cosine, skill, parameters, latency_ms, windows_per_second (of
-        the first seed's training: other seeds may be of another machine), on_frontier
-        (nothing else, network or baseline, dominates it, see `dominated_by`).
-    """
-    _, large = headline_sizes(runs)
-    cell = runs[(runs["size"] == large) & (runs["status"] == "trained")]
-    rows = [
-        {"name": entry, "kind": "network", "test_cosine": group["test_cosine"].mean()}
-        | {
-            "skill": group["skill"].mean(),
-            "parameters": group["parameters_trainable"].mean(),
-        }
-        | {"architecture": group["architecture"].iloc[0]}
-        | {"windows_per_second": group["windows_per_second"].iloc[0]}
-        for entry, group in cell.sort_values("seed").groupby("entry")
-    ]
-    if len(cell):
-        levels = baseline_means(cell).loc[large]
-        rows += [
-            {"name": name, "kind": "baseline", "test_cosine": levels[name]}
-            | {"architecture": name, "parameters": latencies["parameters"].get(name)}
-            for name in PAIRED_BASELINES
-        ]
-    columns = ["name", "kind", "test_cosine", "skill", "parameters", "architecture"]
-    table = pd.DataFrame(rows, columns=[*columns, "windows_per_second"])
-    table["latency_ms"] = table.pop("architecture").map(latencies["latency_ms"])
-    table["on_frontier"] = [not names for names in dominated_by(table)]
-    return table.sort_values("test_cosine", ascending=False, ignore_index=True)
-
-
 def dominated_by(costs: pd.DataFrame) -> list[list[str]]:
     """Name for each row the rows that dominate it (Pareto); none is on the frontier.
 
@@ -773,16 +698,3 @@ def training_data(runs: pd.DataFrame) -> pd.DataFrame:
     columns = ["windows_train", "windows_test", "test_documents", "protocol"]
     columns += ["dataset_name", "dataset_sha256"]
     return runs.groupby("size")[columns].first().reset_index()
-
-
-def scored_epoch(run: pd.Series) -> dict[str, float]:
-    """Return how far a run's training went on from its best epoch by validation.
-
-    Keys validation_change and training_change, from the best epoch to the last.
-    """
-    rows = history(run["folder"])
-    changes = rows.iloc[-1] - rows.loc[rows["validation_cosine"].idxmax()]
-    return {
-        "validation_change": changes["validation_cosine"],
-        "training_change": changes["train_cosine"],
-    }

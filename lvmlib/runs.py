@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from lvmlib import evaluation
-from lvmlib.files import atomic_path, read_json, runs_root, write_json
+from lvmlib.files import atomic_path, read_json, write_json
 from lvmlib.gpu import resolve_precision
 from lvmlib.inference import predict_windows, resolve_device
 from lvmlib.models import build_model, count_parameters
@@ -176,13 +176,12 @@ def assess(
     if "source" in dataset.documents:
         sources = dataset.documents["source"].to_numpy()
         scores.insert(1, "source", sources[scores["document"]])
-    cache = runs_root() / "baselines"
-    cosines, results = evaluation.score_baselines(dataset, split, cache)
+    cosines, results = evaluation.score_baselines(dataset, split)
     test = evaluation.summarise(scores)
     best = results["baselines"][results["best_baseline"]]["cosine"]
     return pd.concat([scores, cosines], axis=1), results | {
         "test": test,
-        "skill": evaluation.skill(test["cosine"], best),
+        "skill": (test["cosine"] - best) / (1 - best),  # 0 is the best baseline
     }
 
 
@@ -248,15 +247,10 @@ def peak_memory_mb() -> float:
 
 def git_commit() -> str:
     """Return the project's short commit, with "+" when files differ from it."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(
-            command, capture_output=True, text=True, check=True
-        ).stdout.strip()
-
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always"]
+    command += ["--exclude=*", "--dirty=+"]
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
+        found = subprocess.run(command, capture_output=True, text=True, check=True)
+        return found.stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

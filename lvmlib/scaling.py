@@ -8,7 +8,7 @@ of a size that it was not fitted to (`held_out_error`) shows how little they pre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 
@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.optimize import minimize
 
-from lvmlib.results import scores_by_size
+from lvmlib.results import baseline_means
 
 DELTA = 1e-3  # log loss; Huber's threshold in Hoffmann et al.
 ALPHA = (1e-3, 3.0)  # bounds; lower is a straight line in log D, higher one single step
@@ -33,18 +33,15 @@ class CurveFit:
 
     `form` is "power law", E + A·D^(−alpha), or "logarithm", a − b·log D, and
     `parameters` has those names. `residual` is the root mean square of
-    log(loss / fitted loss). `converged` is the optimiser's word for the best of
-    `starts` starting points, and `agreeing` of them ended at its objective.
-    `at_bound` names the parameters at their bound: such a fit has not found them.
+    log(loss / fitted loss). `agreeing` is the share of starting points that ended at
+    the best objective. `at_bound` names the parameters at their bound: such a fit has
+    not found them.
     """
 
     form: str
     parameters: dict[str, float]
-    largest: float
     residual: float
-    converged: bool
-    starts: int
-    agreeing: int
+    agreeing: float
     at_bound: tuple[str, ...] = ()
 
     def predict(self, sizes: ArrayLike) -> np.ndarray:
@@ -57,33 +54,14 @@ class CurveFit:
         return values["E"] + values["A"] * sizes ** -values["alpha"]
 
 
-def fit_power_law(
-    sizes: ArrayLike, losses: ArrayLike, starts: Iterable[tuple[float, float]] = ()
-) -> CurveFit:
+def fit_power_law(sizes: np.ndarray, losses: np.ndarray) -> CurveFit:
     """Fit L(D) = E + A·D^(−alpha) with E ≥ 0, A ≥ 0 and 0.001 ≤ alpha ≤ 3.
 
     Huber's loss of log residuals from a grid of starts (Hoffmann et al. 2022, arXiv
     2203.15556), with what shows whether it can be believed (Besiroglu et al. 2024,
-    arXiv 2404.10102): `converged`, `agreeing`, `at_bound`.
-
-    Parameters
-    ----------
-    sizes, losses : (N,)
-        A point a run, or a point a size; sizes may repeat.
-    starts : pairs of E and alpha, optional
-        Instead of the grid of 16. A starts where the mean loss is met.
-
-    Returns
-    -------
-    CurveFit
-        A curve that does not fall has A = 0, at its bound, and alpha NaN.
-
-    Raises
-    ------
-    ValueError
-        Fewer than 4 different sizes, or values not finite and above zero.
+    arXiv 2404.10102): `agreeing`, `at_bound`. Sizes and losses, (N,), are of at least
+    LEAST sizes. A curve that does not fall has A = 0, at its bound, and alpha NaN.
     """
-    sizes, losses = _points(sizes, losses, least=4, form="a power law")
     # A is the loss above the floor at one vector, far outside the data and bound up
     # with alpha; the search uses that loss at the centre of the sizes instead.
     centre = np.log(sizes).mean()
@@ -95,7 +73,7 @@ def fit_power_law(
         slopes = [np.ones_like(u), power, -fall * u * power]
         return floor + fall * power, np.stack(slopes)
 
-    starts = starts or product(np.multiply(FLOORS, losses.min()), EXPONENTS)
+    starts = product(np.multiply(FLOORS, losses.min()), EXPONENTS)
     first = [(e, max(losses.mean() - e, FLAT), alpha) for e, alpha in starts]
     bounds = [(0, None), (0, None), ALPHA]
     (floor, fall, alpha), found = _search(curve, losses, first, bounds)
@@ -108,17 +86,15 @@ def fit_power_law(
         values = {"E": float(floor), "A": scale, "alpha": float(alpha)}
         edges = [("E", floor < FLAT), ("alpha", np.isclose(alpha, ALPHA).any())]
         at_bound = tuple(name for name, reached in edges if reached)
-    return CurveFit("power law", values, float(sizes.max()), **found, at_bound=at_bound)
+    return CurveFit("power law", values, **found, at_bound=at_bound)
 
 
-def fit_logarithm(sizes: ArrayLike, losses: ArrayLike) -> CurveFit:
+def fit_logarithm(sizes: np.ndarray, losses: np.ndarray) -> CurveFit:
     """Fit L(D) = a − b·log D as `fit_power_law` does.
 
     From two starts, the line through the losses and a flat one. There is no bound: b is
-    negative when the loss rises. Raises ValueError with fewer than 3 different sizes,
-    or values not finite and above zero.
+    negative when the loss rises.
     """
-    sizes, losses = _points(sizes, losses, least=3, form="a logarithm")
     centre = np.log(sizes).mean()
     u = np.log(sizes) - centre
 
@@ -128,48 +104,21 @@ def fit_logarithm(sizes: ArrayLike, losses: ArrayLike) -> CurveFit:
     first = [(losses.mean(), b) for b in (-np.polyfit(u, losses, 1)[0], 0.0)]
     (level, b), found = _search(curve, losses, first, [(None, None)] * 2)
     values = {"a": float(level + b * centre), "b": float(b)}
-    return CurveFit("logarithm", values, float(sizes.max()), **found)
+    return CurveFit("logarithm", values, **found)
 
 
 def held_out_error(
-    fit: Callable[[ArrayLike, ArrayLike], CurveFit],
-    sizes: ArrayLike,
-    losses: ArrayLike,
+    fit: Callable[[np.ndarray, np.ndarray], CurveFit],
+    sizes: np.ndarray,
+    losses: np.ndarray,
 ) -> float:
-    """Return predicted − measured mean loss at the largest size, fitted without it.
+    """Return predicted − measured loss at the last, largest size, fitted without it.
 
-    Below zero: the form promised more than the data gave. NaN with fewer than 5 sizes.
+    Below zero: the form promised more than the data gave. NaN where too few are left.
     """
-    sizes, losses = (np.asarray(x, dtype=np.float64) for x in (sizes, losses))
-    last = sizes == sizes.max()
-    if len(np.unique(sizes[~last])) < 4:
+    if len(sizes) <= LEAST:
         return float("nan")
-    prediction = fit(sizes[~last], losses[~last]).predict(sizes.max())
-    return float(prediction - losses[last].mean())
-
-
-def _points(
-    sizes: ArrayLike, losses: ArrayLike, least: int, form: str
-) -> tuple[np.ndarray, np.ndarray]:
-    sizes, losses = (np.asarray(x, dtype=np.float64) for x in (sizes, losses))
-    if sizes.ndim != 1 or sizes.shape != losses.shape:
-        raise ValueError(
-            f"sizes have shape {sizes.shape} and losses {losses.shape}; expected one "
-            "loss for each size, both (N,)."
-        )
-    good = np.isfinite(sizes) & np.isfinite(losses) & (sizes > 0) & (losses > 0)
-    if not good.all():
-        raise ValueError(
-            f"{np.count_nonzero(~good)} of {good.size} points have a size or loss that "
-            "is not finite and above zero; leave out runs that failed."
-        )
-    found = len(np.unique(sizes))
-    if found < least:
-        raise ValueError(
-            f"{form} needs at least {least} different sizes, one more than it has "
-            f"parameters, found {found}: two sizes cannot identify it."
-        )
-    return sizes, losses
+    return float(fit(sizes[:-1], losses[:-1]).predict(sizes[-1]) - losses[-1])
 
 
 def _search(
@@ -206,9 +155,7 @@ def _search(
     fitted = curve(best.x * unit)[0]
     return best.x * unit, {
         "residual": float(np.sqrt(np.mean((np.log(fitted) - logs) ** 2))),
-        "converged": bool(best.success),
-        "starts": len(ends),
-        "agreeing": int(np.sum([end.fun <= enough for end in ends])),
+        "agreeing": float(np.mean([end.fun <= enough for end in ends])),
     }
 
 
@@ -224,17 +171,19 @@ def fit_study(runs: pd.DataFrame) -> pd.DataFrame:
         name, form; E, A, alpha or a, b; residual, held_out_error, agreeing (share of
         the optimiser's starts) and at_bound (parameters that the fit did not find).
     """
+    trained = runs[runs["status"] == "trained"].groupby("entry", sort=False)
+    curves = {n: cell.groupby("size")["test_cosine"].mean() for n, cell in trained}
+    curves["ridge"] = baseline_means(runs)["ridge"]
     rows = []
-    for name in [*runs["entry"].unique(), "ridge"]:
-        scores, _ = scores_by_size(runs, name)
-        if len(scores) < LEAST:
+    for name, cosines in curves.items():
+        if len(cosines) < LEAST:
             continue
-        sizes, losses = list(scores), [1 - each.mean() for each in scores.values()]
+        sizes, losses = cosines.index.to_numpy(float), 1 - cosines.to_numpy()
         for fit in (fit_power_law, fit_logarithm):
             curve = fit(sizes, losses)
             row = {"name": name, "form": curve.form} | curve.parameters
             row |= {"residual": curve.residual}
             row |= {"held_out_error": held_out_error(fit, sizes, losses)}
-            row |= {"agreeing": curve.agreeing / curve.starts}
+            row |= {"agreeing": curve.agreeing}
             rows.append(row | {"at_bound": ", ".join(curve.at_bound)})
     return pd.DataFrame(rows)

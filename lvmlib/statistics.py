@@ -16,13 +16,14 @@ from numpy.typing import ArrayLike
 from scipy.special import stdtr, stdtrit  # scipy.stats takes a second to import
 
 MARGIN = 0.005  # cosine; a smaller change is no difference
+LEVEL = 0.95  # of all intervals
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its t interval; `p_value` is two-sided, for a mean of zero.
+    """A mean with its 95% t interval; `p_value` is two-sided, for a mean of zero.
 
-    `seeds` and `documents` are counts; `level` is the confidence, such as 0.95.
+    `seeds` and `documents` are counts.
     """
 
     estimate: float
@@ -33,7 +34,6 @@ class Interval:
     p_value: float
     seeds: int
     documents: int
-    level: float
 
     def columns(self, name: str) -> dict[str, float]:
         """Return estimate and ends as the three columns of a frame."""
@@ -41,9 +41,7 @@ class Interval:
         return {name: self.estimate} | ends
 
 
-def clustered_interval(
-    differences: ArrayLike, documents: ArrayLike, level: float = 0.95
-) -> Interval:
+def clustered_interval(differences: ArrayLike, documents: ArrayLike) -> Interval:
     """Interval of the window-weighted mean, over documents and seeds.
 
     Parameters
@@ -86,8 +84,6 @@ def clustered_interval(
             f"differences hold {count} NaN or infinite values of {values.size}; "
             "score every test window before comparing."
         )
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}; expected a share such as 0.95.")
     names, inverse = np.unique(labels, return_inverse=True)
     if len(names) < 2:
         raise ValueError(
@@ -98,14 +94,14 @@ def clustered_interval(
     means = np.stack([np.bincount(inverse, row) / windows for row in values])
     estimate, variance, freedom = (float(x) for x in _crossed_mean(means, windows))
     error = variance**0.5
-    half = stdtrit(freedom, (1 + level) / 2) * error
+    half = stdtrit(freedom, (1 + LEVEL) / 2) * error
     if error > 0:
         p_value = 2 * stdtr(freedom, -abs(estimate) / error)
     else:  # identical everywhere: nothing varies, so nothing is uncertain
         p_value = float(estimate == 0)
     low, high = float(estimate - half), float(estimate + half)
     counts = len(values), len(names)
-    return Interval(estimate, low, high, error, freedom, float(p_value), *counts, level)
+    return Interval(estimate, low, high, error, freedom, float(p_value), *counts)
 
 
 def _crossed_mean(
@@ -162,22 +158,20 @@ def holm(p_values: ArrayLike) -> np.ndarray:
     return adjusted
 
 
-def verdict(
-    interval: Interval, margin: float = MARGIN, adjusted_p: float | None = None
-) -> str:
+def verdict(interval: Interval, adjusted_p: float | None = None) -> str:
     """Say what a difference's interval allows: the first that holds, in this order.
 
-    "no verdict (one seed)"; "equivalent": the interval is inside ±margin;
+    "no verdict (one seed)"; "equivalent": the interval is inside ±MARGIN;
     "improves" or "regresses": zero is outside it and, where several architectures
-    were asked the same question, `adjusted_p` (see `holm`) is below 1 - level;
+    were asked the same question, `adjusted_p` (see `holm`) is below 1 - LEVEL;
     else "inconclusive".
     """
     if interval.seeds < 2:
         return "no verdict (one seed)"
-    if -margin <= interval.low and interval.high <= margin:
+    if -MARGIN <= interval.low and interval.high <= MARGIN:
         return "equivalent"
     excludes_zero = interval.low > 0 or interval.high < 0
-    if excludes_zero and (adjusted_p is None or adjusted_p < 1 - interval.level):
+    if excludes_zero and (adjusted_p is None or adjusted_p < 1 - LEVEL):
         return "improves" if interval.estimate > 0 else "regresses"
     return "inconclusive"
 
@@ -194,9 +188,6 @@ def rank_ranges(
 
     Raises ValueError when shapes differ, and as `clustered_interval` does.
     """
-    shapes = {name: np.shape(score) for name, score in scores.items()}
-    if len(set(shapes.values())) > 1:
-        raise ValueError(f"scores to rank must have one shape, found {shapes}.")
     pairs = list(combinations(scores, 2))
     intervals = [
         clustered_interval(np.subtract(scores[a], scores[b]), documents)
@@ -206,7 +197,7 @@ def rank_ranges(
     best = dict.fromkeys(scores, 1)
     worst = dict.fromkeys(scores, len(scores))
     for (a, b), interval, p_value in zip(pairs, intervals, adjusted, strict=True):
-        if p_value < 1 - interval.level:
+        if p_value < 1 - LEVEL:
             winner, loser = (a, b) if interval.estimate > 0 else (b, a)
             best[loser] += 1
             worst[winner] -= 1

@@ -218,10 +218,8 @@ def read_yaml(name: str) -> dict[str, Any]:
         file.stem for file in (project_folder() / "notebooks").glob("*.ipynb")
     )
     answer = content.get("answer") or "summary"
-    for page in [
-        answer,
-        *(content.get("pages") or []),
-    ]:  # else told when all runs are done
+    # Else told when all runs are done.
+    for page in [answer, *(content.get("pages") or [])]:
         if page not in notebooks:
             raise ParameterError(f"{path}: {unknown_name('page', page, notebooks)}")
     return content

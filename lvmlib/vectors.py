@@ -388,7 +388,7 @@ def cut_windows(
 
 def make_split(
     dataset: Dataset,
-    protocol: str | Protocol,
+    protocol: str,
     size: int,
     seed: int = 0,
     context: int = 5,
@@ -405,8 +405,8 @@ def make_split(
 
     Parameters
     ----------
-    protocol : str or Protocol
-        "controlled", "as_reported", or a protocol of one's own.
+    protocol : str
+        One of PROTOCOLS: "controlled", "as_reported", ….
     size : int
         Number of training vectors, at most the pool's.
     horizon : int
@@ -431,16 +431,13 @@ def make_split(
     """
     check_whole(1, size=size, context=context, horizon=horizon)
     check_whole(0, seed=seed, per_document=per_document)
-    if not isinstance(protocol, Protocol):
-        if protocol not in PROTOCOLS:
-            expected = list(PROTOCOLS)
-            raise ValueError(
-                f"unknown protocol {protocol!r}, expected one of {expected}."
-            )
-        protocol = PROTOCOLS[protocol]
+    if protocol not in PROTOCOLS:
+        expected = list(PROTOCOLS)
+        raise ValueError(f"unknown protocol {protocol!r}, expected one of {expected}.")
+    rules = PROTOCOLS[protocol]
     parts = exam_documents(dataset)
     pool = parts["pool"]
-    if protocol.shuffled:
+    if rules.shuffled:
         pool = np.random.default_rng([seed, 0]).permutation(pool)
     validated = parts["validation"]
     groups = [(pool, size)]
@@ -451,9 +448,9 @@ def make_split(
         groups = [(pool[of[pool] == n], k) for n, k in zip(names, counts, strict=True)]
         validated = validated[np.isin(of[validated], names)]
     taken = [_take(dataset, *group, per_document) for group in groups]
-    within, how = protocol.within_documents, (context, True, horizon)
+    within, how = rules.within_documents, (context, True, horizon)
     train = cut_windows(dataset, np.concatenate(taken), context, within, horizon)
-    if protocol.document_validation:
+    if rules.document_validation:
         validation = cut_windows(dataset, document_rows(dataset, validated), *how)
     else:
         order = np.random.default_rng([seed, 1]).permutation(len(train))

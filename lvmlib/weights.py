@@ -6,6 +6,7 @@ import hashlib
 import json
 import pickle
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -157,12 +158,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, st
 class _Inert:
     """Stands for an object of the file that we do not need: holds and does nothing."""
 
-    def __new__(cls, *args: Any) -> _Inert:
-        return super().__new__(cls)
-
     def __init__(self, *args: Any): ...
 
-    def __setstate__(self, state: Any) -> None: ...
+    __setstate__ = __init__
 
 
 # What checkpoints often hold beside the weights: command-line arguments, paths, and
@@ -227,16 +225,10 @@ def _build(
             if "head_start" in metadata:
                 scale = json.loads(metadata.get("scale", "false"))
                 model = Started(model, bool(scale), metadata["head_start"])
-            _check_keys(path, state, model)
             return model
-        nearest = _nearest(path, state)
-        try:  # the linear family's members have different keys
-            sizes = type(nearest).sizes_of(state)
-        except KeyError:
-            _check_keys(path, state, nearest)
-            raise
-        model = build_model(nearest.architecture, **sizes)
-        _check_keys(path, state, model)
+        model = _nearest(path, state)
+        with suppress(KeyError):  # keys are missing: `_checked` names them
+            return build_model(model.architecture, **model.sizes_of(state))
         return model
     except WeightsError:
         raise
@@ -263,7 +255,10 @@ def _nearest(path: Path, state: dict[str, torch.Tensor]) -> nn.Module:
     return nearest
 
 
-def _check_keys(path: Path, state: dict[str, torch.Tensor], model: nn.Module) -> None:
+def _checked(
+    path: Path, state: dict[str, torch.Tensor], model: nn.Module
+) -> dict[str, torch.Tensor]:
+    """Return the tensors as float32 once their keys, shapes and numbers are right."""
     expected = model.state_dict().keys()
     missing, unexpected = expected - state.keys(), state.keys() - expected
     if missing or unexpected:
@@ -271,12 +266,6 @@ def _check_keys(path: Path, state: dict[str, torch.Tensor], model: nn.Module) ->
             f"{path} is not a full {model.architecture}: missing keys "
             f"{_listed(missing)}; unexpected keys {_listed(unexpected)}."
         )
-
-
-def _checked(
-    path: Path, state: dict[str, torch.Tensor], model: nn.Module
-) -> dict[str, torch.Tensor]:
-    """Return the tensors as float32 once their shapes and numbers are right."""
     checked = {}
     for key, expected in model.state_dict().items():
         found = state[key]

@@ -104,7 +104,7 @@ def test_the_start_is_the_baseline_and_fitted_once(data, runs_root, monkeypatch,
     dataset, split = data
 
     def score():
-        return score_baselines(dataset, split, runs_root / "baselines")[1]
+        return score_baselines(dataset, split)[1]
 
     if first == "start":
         fitted_start(dataset, split)

@@ -394,15 +394,14 @@ def test_missing_runs_say_why(copied):
     (second.folder / "notebook.ipynb").write_text(notebook(error))
     (third.folder / "notebook.ipynb").write_text(notebook())
     missing = missing_runs(copied.folder)
-    assert missing[["label", "page", "reason"]].to_numpy().tolist() == [
+    assert missing[["label", "reason"]].to_numpy().tolist() == [
         [*row]
         for row in [
-            (first.label, first.page, "it was not started"),
-            (second.label, second.page, "DatasetError: too large."),
-            (third.label, third.page, "it was interrupted, or answers an older recipe"),
+            (first.label, "it was not started"),
+            (second.label, "DatasetError: too large."),
+            (third.label, "it was interrupted, or answers an older recipe"),
         ]
     ]
-    assert missing["started"].tolist() == [False, True, True]
     assert third.label == "small-lstm, 100 vectors, epochs, seed 0"
     assert third.page == "small-lstm-100-epochs-seed0.html"
     assert load_study(copied.folder)["folder"].tolist() == [str(fourth.folder)]

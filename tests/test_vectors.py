@@ -20,7 +20,6 @@ from lvmlib.vectors import (
     SAMPLE,
     Dataset,
     DatasetError,
-    Protocol,
     cut_windows,
     describe,
     document_rows,
@@ -204,8 +203,6 @@ def test_a_split_by_hand(write_dataset, tmp_path):
     reported = make_split(dataset, "as_reported", 14)
     starts = np.sort(np.concatenate([reported.train, reported.validation])[:, 0])
     assert starts.tolist() == [7, 8, 9, 10, 11, 12, 13, 21, 22]
-    own = make_split(dataset, Protocol(True, False, True), 9, context=2)
-    assert own.train.tolist() == [[n, n + 1, n + 2] for n in range(7, 12)]
 
 
 def test_without_roles_a_tenth_validates_and_a_quarter_is_the_test(dataset_folder):

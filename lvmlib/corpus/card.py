@@ -140,13 +140,10 @@ def baseline_table(dataset: Dataset, size: int) -> pd.DataFrame:
     """Return the test cosine of every baseline, fitted on `size` vectors, seed 0."""
     split = make_split(dataset, "controlled", size)
     fitted = evaluation.fit_baselines(dataset, split.train, split.validation)
-    return pd.DataFrame(
-        [
-            (name, evaluation.mean_cosine(baseline, dataset, split.test))
-            for name, baseline in fitted.items()
-        ],
-        columns=["baseline", "test cosine"],
-    )
+    cosines = {
+        n: evaluation.mean_cosine(m, dataset, split.test) for n, m in fitted.items()
+    }
+    return pd.DataFrame(cosines.items(), columns=["baseline", "test cosine"])
 
 
 def geometry(dataset: Dataset) -> dict[str, float]:
@@ -192,12 +189,8 @@ def duplicates(dataset: Dataset) -> pd.DataFrame:
     }
     stored = np.array([hash(row.tobytes()) for row in dataset.vectors])
     table = []
-    for first, second in (
-        ("pool", "pool"),
-        ("validation", "pool"),
-        ("test", "pool"),
-        ("test", "validation"),
-    ):
+    pairs = [(name, "pool") for name in ("pool", "validation", "test")]
+    for first, second in [*pairs, ("test", "validation")]:
         own, other = stored[parts[first]], stored[parts[second]]
         if first == second:
             exact = len(own) - len(np.unique(own))
@@ -226,14 +219,8 @@ def document_map(dataset: Dataset) -> pd.DataFrame:
 
     Columns x, y, title, split; `attrs["explained"]` is the share of variance shown.
     """
-    starts = dataset.documents["start"].to_numpy()
-    stops = dataset.documents["stop"].to_numpy()
-    means = np.stack(
-        [
-            dataset.gather(np.arange(*span)).mean(axis=0)
-            for span in zip(starts, stops, strict=True)
-        ]
-    )
+    spans = dataset.documents[["start", "stop"]].to_numpy()
+    means = np.array([dataset.gather(np.arange(*s)).mean(axis=0) for s in spans])
     left, values, _ = np.linalg.svd(means - means.mean(axis=0), full_matrices=False)
     points = left[:, :2] * values[:2]
     split = np.empty(len(means), dtype=object)

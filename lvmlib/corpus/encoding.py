@@ -28,15 +28,12 @@ from tqdm import tqdm
 from lvmlib.files import atomic_path, write_json
 from lvmlib.gpu import resolve_precision
 from lvmlib.inference import resolve_device
-from lvmlib.models import unknown_name
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 DEFAULT_ENCODER = "sentence-transformers/all-mpnet-base-v2"
-
-
-PRECISIONS = ("auto", "32-true", "bf16-mixed")
+MAX_TOKENS = 160  # longer chunks are cut; the model's own limit may be lower
 SECONDS_BETWEEN_LINES = 20
 
 
@@ -106,12 +103,7 @@ class Encoder:
         return vectors / norms
 
 
-def load_encoder(
-    name: str = DEFAULT_ENCODER,
-    device: str = "auto",
-    precision: str = "auto",
-    max_tokens: int = 160,
-) -> Encoder:
+def load_encoder(name: str = DEFAULT_ENCODER, precision: str = "auto") -> Encoder:
     """Load a sentence-transformers model: safetensors only, and no code of its own.
 
     Parameters
@@ -119,21 +111,17 @@ def load_encoder(
     name : str
         A local folder, or a name on the Hugging Face hub: the default, or
         "sentence-transformers/gtr-t5-base". What the hub's cache has needs no network.
-    precision : {"auto", "32-true", "bf16-mixed"}
-        "auto" is bf16-mixed where the hardware multiplies bfloat16 natively.
-    max_tokens : int
-        Longer chunks are cut; the model's own limit may be lower.
+    precision : str
+        As in a recipe.
 
     Raises
     ------
     EncoderError
         If the model is missing, cannot be fetched, or has no safetensors.
     """
-    if precision not in PRECISIONS:
-        raise unknown_name("precision", precision, PRECISIONS)
-    where = resolve_device(device)
+    where = resolve_device()
     model = _load_model(name, where)
-    model.max_seq_length = min(max_tokens, model.max_seq_length or max_tokens)
+    model.max_seq_length = min(MAX_TOKENS, model.max_seq_length or MAX_TOKENS)
     weights = hashlib.sha256()
     for parameter in model.parameters():
         weights.update(parameter.detach().cpu().contiguous().numpy())
@@ -264,12 +252,10 @@ def encode_chunks(
     Raises
     ------
     EncoderError
-        If there is no chunk, another encoder made `shards`, or `Encoder.encode` fails.
+        If another encoder made `shards`, or `Encoder.encode` fails.
     OSError
         If the disk is full. Finished shards are kept, here and above.
     """
-    if not len(chunks):
-        raise EncoderError("there is no chunk to encode: check the source of the text.")
     made_with = Path(shards) / "encoder.json"
     if made_with.exists():
         check_encoder(json.loads(made_with.read_text()), encoder, Path(shards))

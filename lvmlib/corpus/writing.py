@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.lib.format import dtype_to_descr, write_array_header_1_0
 
-from lvmlib.files import atomic_folder, sha256, write_json
+from lvmlib.files import atomic_path, sha256, write_json
 from lvmlib.vectors import Dataset, DatasetError, open_dataset
 
 
@@ -65,7 +65,8 @@ def write_dataset(
     if folder.exists():
         raise DatasetError(f"{folder} exists already: choose another output folder.")
     n = int(documents["stop"].iloc[-1])
-    with atomic_folder(folder) as partial:
+    with atomic_path(folder) as partial:
+        partial.mkdir()
         dim = _write_vectors(partial, blocks, n, dtype)
         documents.to_csv(partial / "documents.csv", index=False)
         if chunks is not None:

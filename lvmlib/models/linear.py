@@ -12,13 +12,16 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.linalg.lapack import dtrtri
 from torch import nn
 
-from lvmlib.evaluation import cosine
+from lvmlib.evaluation import mean_cosine
 from lvmlib.models import unknown_name
 from lvmlib.vectors import Dataset, Split
 
 RIDGES = ("ridge", "ridge_to_weights")
 WEIGHTED = ("last_vector", "context_average", "weights", "weights_and_mean")
 KINDS = (*WEIGHTED, *RIDGES, "low_rank", "mean_vector")
+# What is fitted, of the two tensors that every kind has.
+WITH_WEIGHTS = ("weights", "weights_and_mean", "ridge_to_weights", "low_rank")
+WITH_CONSTANT = (*RIDGES, "weights_and_mean", "low_rank", "mean_vector")
 STEP, LIMIT = 0.5, 3.0  # the search for λ, in powers of ten of its unit
 BLOCK = 2048  # windows gathered at a time, so that memory does not grow with them
 
@@ -28,7 +31,7 @@ class Solution(NamedTuple):
 
     change: np.ndarray  # Δ, (C · D, D)
     penalty: float  # λ
-    gcv: float  # lower is better; NaN if not asked for
+    gcv: float  # lower is better
 
 
 class Moments:
@@ -88,9 +91,7 @@ class Moments:
         x, y = (np.concatenate(part) for part in zip(*self._centred(), strict=True))
         return x, y, (x @ x.T).astype(np.float64)
 
-    def ridge(
-        self, start: np.ndarray, exponent: float, with_gcv: bool = False
-    ) -> Solution:
+    def ridge(self, start: np.ndarray, exponent: float) -> Solution:
         """Solve for W = W₀ + Δ with the penalty λ on Δ, where W₀ = [start₁ I … ].
 
         Δ = (XᵀX + λ)⁻¹ (XᵀY − XᵀX W₀) or, for fewer windows than features, its dual
@@ -118,8 +119,6 @@ class Moments:
         found = cho_solve(factor, rest.astype(np.float64), check_finite=False)
         change = found.astype(np.float32)
         change = change if left is None else left.T @ change
-        if not with_gcv:  # it takes a third of the time
-            return Solution(change, penalty, np.nan)
         windows = len(self.windows)
         inverse, _ = dtrtri(factor[0], lower=factor[1])
         inverse = np.tril(inverse) if factor[1] else np.triu(inverse)
@@ -213,14 +212,9 @@ class Linear(nn.Module):
     @property
     def kept(self) -> int:
         """How many numbers this kind has to keep, of those that it could."""
-        weights, constant = self.weights.numel(), self.constant.numel()
-        if self.kind in RIDGES:
-            added = weights if self.kind == "ridge_to_weights" else 0
-            return self.matrix.numel() + constant + added
-        if self.kind == "low_rank":
-            return self.down.numel() + self.up.numel() + constant + weights
-        counts = {"weights": weights, "mean_vector": constant}
-        return (counts | {"weights_and_mean": weights + constant}).get(self.kind, 0)
+        fitted = {"weights": WITH_WEIGHTS, "constant": WITH_CONSTANT}
+        named = self.named_parameters()
+        return sum(p.numel() for n, p in named if self.kind in fitted.get(n, KINDS))
 
     @staticmethod
     def sizes_of(state: dict[str, torch.Tensor]) -> dict[str, int | str]:
@@ -241,15 +235,13 @@ class Linear(nn.Module):
 
     def fit(self, dataset: Dataset, split: Split) -> None:
         """Fit to the training windows (and λ to the validation windows)."""
-        self.fit_moments(Moments(dataset, split.train), split.validation, True)
+        self.fit_moments(Moments(dataset, split.train), split.validation)
 
-    def fit_moments(
-        self, moments: Moments, validation: np.ndarray, with_gcv: bool = False
-    ) -> None:
+    def fit_moments(self, moments: Moments, validation: np.ndarray) -> None:
         """Fit to windows that others of the family are fitted to as well."""
         c, means = len(self.weights), moments.means
         if self.kind in RIDGES:
-            self._fit_ridge(moments, validation, with_gcv)
+            self._fit_ridge(moments, validation)
         elif self.kind == "low_rank":
             self._fit_low_rank(moments, validation)
         elif self.kind == "weights":
@@ -264,18 +256,16 @@ class Linear(nn.Module):
     def _set(self, weights: np.ndarray, constant: np.ndarray | float = 0.0) -> None:
         self.weights.copy_(torch.as_tensor(weights))
         self.constant.copy_(torch.as_tensor(constant))
-        if self.kind in ("weights", "weights_and_mean", "ridge_to_weights", "low_rank"):
+        if self.kind in WITH_WEIGHTS:
             names = (f"weight_{n}" for n in range(1, len(weights) + 1))
             self.numbers = dict(zip(names, map(float, weights), strict=True))
 
-    def _fit_ridge(
-        self, moments: Moments, validation: np.ndarray, with_gcv: bool
-    ) -> None:
+    def _fit_ridge(self, moments: Moments, validation: np.ndarray) -> None:
         means = moments.means
         start = np.zeros(len(self.weights))
         if self.kind == "ridge_to_weights":
             start = moments.centred_weights()
-        solved = cache(partial(moments.ridge, start, with_gcv=with_gcv))
+        solved = cache(partial(moments.ridge, start))
 
         def use(exponent: float) -> None:
             matrix = solved(exponent).change
@@ -285,13 +275,12 @@ class Linear(nn.Module):
 
         def by_validation(exponent: float) -> float:
             use(exponent)
-            return self._cosine(moments.dataset, validation)
+            return mean_cosine(self, moments.dataset, validation)
 
         exponent = climb(by_validation)
         use(exponent)
         self.numbers |= {"lambda": solved(exponent).penalty, "exponent": exponent}
-        if with_gcv:
-            self.numbers["gcv_exponent"] = climb(lambda e: -solved(e).gcv)
+        self.numbers["gcv_exponent"] = climb(lambda e: -solved(e).gcv)
 
     def _fit_low_rank(self, moments: Moments, validation: np.ndarray) -> None:
         full = Linear(len(self.constant), len(self.weights))
@@ -305,15 +294,6 @@ class Linear(nn.Module):
         moved = start @ means[:-1] + means[:-1].ravel() @ (change @ kept) @ kept.T
         self._set(start, means[-1] - moved)
         self.numbers |= {key: full.numbers[key] for key in ("lambda", "exponent")}
-
-    @torch.inference_mode()
-    def _cosine(self, dataset: Dataset, windows: np.ndarray) -> float:
-        total = 0.0
-        for start in range(0, len(windows), BLOCK):
-            vectors = dataset.gather(windows[start : start + BLOCK])
-            context = torch.from_numpy(vectors[:, :-1]).to(self.constant.device)
-            total += cosine(self(context).cpu().numpy(), vectors[:, -1]).sum()
-        return float(total / len(windows))
 
 
 Model = Linear

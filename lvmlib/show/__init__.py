@@ -115,13 +115,12 @@ def table(
         return
     frame = frame.rename(columns=str)
     texts, labels = {}, labels or {}
-    places = digits if isinstance(digits, Mapping) else {}
-    usual = 4 if isinstance(digits, Mapping) else digits
+    places = digits if isinstance(digits, Mapping) else dict.fromkeys(frame, digits)
     for name in frame:
         base = name.removesuffix("_low").removesuffix("_high")
         if base != name and base in frame:
             continue
-        places_of = places.get(name, usual)
+        places_of = places.get(name, 4)
         if f"{name}_low" in frame and f"{name}_high" in frame:
             ends = frame[[name, f"{name}_low", f"{name}_high"]].astype(float).to_numpy()
             cells = [interval(tuple(x), places_of, name not in unsigned) for x in ends]
@@ -142,11 +141,7 @@ def table(
 
 
 def _text(name: str, value: object, digits: int, signed: bool) -> str:
-    if (
-        value is None
-        or value is pd.NA
-        or (isinstance(value, float) and np.isnan(value))
-    ):
+    if pd.api.types.is_scalar(value) and pd.isna(value):
         return NONE
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"

@@ -301,7 +301,7 @@ def collapse_by_update(updates: pd.DataFrame) -> Figure:
 
 
 def quality_and_cost(costs: pd.DataFrame) -> Figure:
-    """Draw `results.costs`: test cosine against latency, area by parameters.
+    """Draw test cosine against latency, area by parameters.
 
     Grey networks are dominated.
     """

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from lvmlib import evaluation
-from lvmlib.files import read_json, runs_root
+from lvmlib.files import read_json
 from lvmlib.inference import predict_windows
 from lvmlib.recipe import make_settings
 from lvmlib.records import BASELINES
@@ -29,9 +29,8 @@ def main(folder, output, *runs):
         models[run.parts[-4]] = load_weights(run / "model.safetensors")
         if len(models) == 1:
             split = settings.split(dataset)
-    cache = runs_root() / "baselines"
-    evaluation.score_baselines(dataset, split, cache)
-    place = cache / evaluation.identity(dataset, split)
+    evaluation.score_baselines(dataset, split)
+    place = evaluation.place_of(dataset, split)
     for name in BASELINES:
         models[BASELINES[name]] = load_weights(place / f"{name}.safetensors")
     rows = []
