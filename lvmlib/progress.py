@@ -7,6 +7,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from IPython import get_ipython
+from IPython.display import DisplayHandle, display
 from tqdm import tqdm
 
 
@@ -56,13 +58,13 @@ class Progress:
         self.written = time.monotonic()
 
 
-def notebook_line():
+def in_kernel() -> bool:
+    """Say whether this is the kernel of a notebook."""
+    return "IPKernelApp" in getattr(get_ipython(), "config", {})
+
+
+def notebook_line() -> DisplayHandle | None:
     """Return an updatable display line when running in a Jupyter kernel, else None."""
-    try:
-        from IPython import get_ipython
-        from IPython.display import display
-    except ImportError:
-        return None
-    if "IPKernelApp" not in getattr(get_ipython(), "config", {}):
+    if not in_kernel():
         return None
     return display({"text/plain": "starting …"}, raw=True, display_id=True)

@@ -214,7 +214,7 @@ class ReportExporter(HTMLExporter):
         config.TagRemovePreprocessor.enabled = True
         config.TagRemovePreprocessor.remove_cell_tags = {"interactive"}
         config.CoalesceStreamsPreprocessor.enabled = True
-        kinds = "text/html text/markdown image/svg+xml image/png image/jpeg text/latex"
+        kinds = "text/html text/markdown image/png image/svg+xml image/jpeg text/latex"
         config.NbConvertBase.display_data_priority = [*kinds.split(), "text/plain"]
         return config
 

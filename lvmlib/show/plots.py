@@ -14,7 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from matplotlib_inline.backend_inline import set_matplotlib_formats
 
+from lvmlib.progress import in_kernel
 from lvmlib.records import BASELINES, GRADIENT_NORM_LIMIT, Run
 from lvmlib.results import baseline_means, history, window_scores
 from lvmlib.statistics import MARGIN, clustered_interval
@@ -63,7 +65,10 @@ def set_style() -> None:
         "axes.titleweight": "bold",
         "grid.color": "0.92",
         "legend.frameon": False,
+        "svg.fonttype": "none",  # text stays text, which is smaller
     }
+    if in_kernel():
+        set_matplotlib_formats("png", "svg")
 
 
 def whole_epochs(axes: Axes) -> None:
