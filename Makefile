@@ -62,7 +62,7 @@ campaign: $(READY) ## kill, starve and mislead it 200 times (a quarter of an hou
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
 	$(IN_VENV) PYTHONPATH=tests $(BIN)/python tests/campaign.py 200 "$$folder/campaign"
 
-labtest: $(READY) ## use explore.ipynb in a real JupyterLab (needs Debian's chromium)
+labtest: $(READY) ## explore.ipynb in a real JupyterLab, pages by axe-core (needs Debian's chromium)
 	@$(BIN)/pip install -qq --disable-pip-version-check -e ".[labtest]"
 	@$(IN_VENV) $(BIN)/python tests/lab.py
 

@@ -1,7 +1,7 @@
-"""Open explore.ipynb in a real JupyterLab and use it: `make labtest`.
+"""In a real browser: explore.ipynb in JupyterLab, the pages by axe-core.
 
-Needs the extra `labtest` and a Chromium (Debian's: apt install chromium), whose
-place CHROMIUM names. Not collected by pytest.
+`make labtest`. Needs the extra `labtest` and a Chromium (Debian's: apt install
+chromium), whose place CHROMIUM names. Not collected by pytest.
 """
 
 from __future__ import annotations
@@ -15,12 +15,36 @@ import tempfile
 import time
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, sync_playwright
 
 ROOT = Path(__file__).parent.parent
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 QUIET += ["--disable-component-update", "--disable-sync", "--no-first-run"]
 MINUTES = 3 * 60_000
+REPORTS = ROOT / "reports"
+PAGES = [REPORTS / "index.html", REPORTS / "benchmark" / "index.html"]
+PAGES += [
+    REPORTS / study / name
+    for study in ("reference", "best")
+    for name in ("index.html", "curves.html", "running.html", "runs.html")
+]
+PAGES += [REPORTS / "best" / "amn-80634-epochs-seed0.html"]
+
+
+def check(browser: Browser, page: Path) -> None:
+    """Look at a page, wide and on a phone: no script error, no violation."""
+    for width in (1280, 390):
+        shown = browser.new_page(viewport={"width": width, "height": 900})
+        errors: list[str] = []
+        shown.on("pageerror", lambda error: errors.append(str(error)))  # noqa: B023
+        shown.goto(page.as_uri())
+        assert not errors, f"{page}: {errors[0]}"
+        found = Axe().run(shown)
+        assert not found.violations_count, f"{page}\n{found.generate_report()}"
+        wide = shown.evaluate("document.documentElement.scrollWidth")
+        assert wide <= width, f"{page} is {wide} pixels wide on a screen of {width}"
+        shown.close()
 
 
 def use(page: Page, address: str) -> None:
@@ -74,6 +98,10 @@ def main() -> None:
             with sync_playwright() as playwright:
                 place = os.environ.get("CHROMIUM", "/usr/bin/chromium")
                 browser = playwright.chromium.launch(executable_path=place, args=QUIET)
+                there = [path for path in PAGES if path.exists()]
+                for path in there:
+                    check(browser, path)
+                print(f"{len(there)} pages: no violation, nothing wider than a phone")
                 page = browser.new_page(viewport={"width": 1280, "height": 4000})
                 use(page, address)
                 if len(sys.argv) > 1:

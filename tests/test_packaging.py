@@ -40,7 +40,7 @@ PLUGINS = {"pytest-xdist", "nbval", "ruff", "setuptools"}
 CARRIERS = {"gensim", "snakemake-executor-plugin-slurm"}
 # Imported only where it is asked for, and not in the lock.
 OPTIONAL = {
-    Requirement(text).name
+    Requirement(text).name.replace("-", "_")
     for extra in ("hub", "labtest")
     for text in PROJECT["optional-dependencies"][extra]
 }

@@ -40,7 +40,8 @@ def to_mathml(latex: str, display: str = "inline") -> str:
     if not mathml or re.search(r">\\|>&(?!#)|<mo />", mathml):
         get_logger().warning("Formula left as code: %s", latex)
         mathml = f"<code>{escape(latex)}</code>"
-    return f'<span class="formula {display}">{mathml}</span>'
+    scrolls = ' tabindex="0"' if display == "block" else ""
+    return f'<span class="formula {display}"{scrolls}>{mathml}</span>'
 
 
 class Renderer(mistune.IPythonRenderer):
@@ -247,6 +248,8 @@ class ReportExporter(HTMLExporter):
         for drawing in page.main.find_all("svg", role=False):
             drawing["role"] = "img"
             drawing["aria-label"] = plain_text(drawing.title) or "Drawing"
+        for text in page.main.find_all("pre"):  # it scrolls, by keyboard too
+            text["tabindex"] = "0"
         for image in page.main.find_all("img", src=re.compile(f"^{PNG}")):
             shrink(image)
         fold_asides(page)
