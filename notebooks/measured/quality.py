@@ -1,0 +1,82 @@
+"""How soon a head start is as good as the published recipe.
+
+OMP_NUM_THREADS=1 python notebooks/measured/quality.py DATASET reports/benchmark/quality.csv
+
+Each network is trained as published, by the benchmark's plain loop, and then by the
+best study's recipe from ridge to the weights, whose fit is counted. One seed, one core.
+Validation, of at most 1,000 windows, is not counted.
+"""
+
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pandas as pd
+import torch
+
+sys.path.append(str(Path(__file__).parent.parent / "benchmark"))
+from cells import control_curve, run_train
+
+from lvmlib.evaluation import cosine, fitted_start
+from lvmlib.inference import predict_windows
+from lvmlib.models import ARCHITECTURES, build_model
+from lvmlib.runs import new_model, processor_name
+from lvmlib.study import read_study
+from lvmlib.vectors import make_split, open_dataset
+
+SIZE, EPOCHS, TUNED_AT = 20_000, 8, 80_634
+
+
+def near(model, data, windows):
+    """Return a model's mean cosine on windows."""
+    truth = data.gather(windows[:, -1])
+    return float(cosine(predict_windows(model, data, windows), truth).mean())
+
+
+def started_curve(model, recipe, data, split):
+    """Fit the linear family, then train: seconds so far and validation cosine."""
+    with TemporaryDirectory() as runs:
+        os.environ["LVM_RUNS"] = runs  # where nothing has been fitted yet
+        begun = time.perf_counter()
+        start = fitted_start(data, split)
+        fitting = time.perf_counter() - begun
+        history = run_train(model, data, split, recipe)
+    linear = build_model("linear", dim=data.dim).eval()
+    linear.load_state_dict(start)
+    curve = [(fitting, near(linear, data, split.validation))]
+    seconds = fitting + history["seconds"].cumsum()
+    return curve + list(zip(seconds, history["validation_cosine"], strict=True))
+
+
+def main(folder, output):
+    """Train all both ways and write a row a point."""
+    data = open_dataset(folder, verify=False)
+    split = make_split(data, "controlled", SIZE)
+    few = split.validation[:: -(-len(split.validation) // 1000)]
+    split, rows = replace(split, validation=few), []
+    tuned = {
+        run.entry: run.settings
+        for run in read_study("best", folder).runs
+        if run.settings.size == TUNED_AT and run.entry in ARCHITECTURES
+    }
+    for name in ("amn", "lstm", "gru", "transformer"):
+        torch.manual_seed(0)
+        ways = {"published": control_curve(name, "control", data, split, EPOCHS, 0)}
+        model = new_model(replace(tuned[name], size=SIZE, seed=0), data.dim)
+        recipe = tuned[name].recipe
+        ways["head start"] = started_curve(model, recipe, data, split)
+        for way, curve in ways.items():
+            rows += [
+                {"architecture": name, "way": way, "seconds": s, "validation_cosine": c}
+                for s, c in curve
+            ]
+            print(name, way, curve, flush=True)
+        table = pd.DataFrame(rows).assign(size=SIZE, processor=processor_name())
+        table.to_csv(output, index=False)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
