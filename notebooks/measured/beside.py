@@ -54,31 +54,20 @@ INPUTS = {
 NETWORKS = ("amn", "gru")  # with a head start, recipes of the best study at 80,634
 
 
-def append_means(dataset):
-    """Return the dataset with further rows: n + r is the mean before r in its text."""
-    vectors = dataset.gather(np.arange(dataset.n))  # (N, D)
-    means = np.zeros_like(vectors)  # no target is the first of its document
-    for start, stop in dataset.documents[["start", "stop"]].to_numpy():
-        sums = vectors[start:stop].cumsum(axis=0)[:-1]
-        means[start + 1 : stop] = sums / np.linalg.norm(sums, axis=1, keepdims=True)
-    rows = np.concatenate([vectors, means]).astype(np.float16)
-    return replace(dataset, vectors=rows, scales=None)
-
-
 def append_titles(dataset, encoder):
     """Return the dataset with the vectors of its documents' titles as further rows."""
     titles = load_encoder(encoder).encode(list(dataset.documents["title"]))
-    rows = np.concatenate([dataset.vectors, titles.astype(np.float16)])
-    return replace(dataset, vectors=rows)
+    rows = np.concatenate([dataset.gather(np.arange(dataset.n)), titles])
+    return replace(dataset, vectors=rows.astype(np.float16), scales=None)
 
 
 def windows_of(dataset, rows):
     """Cut windows (W, 19) with all that could be read, and the target."""
     chunks = cut_windows(dataset, rows, LONGEST, True)
-    target, documents = chunks[:, -1], dataset.document_of(chunks[:, -1])
-    n, starts = dataset.documents["stop"].max(), dataset.documents["start"].to_numpy()
-    extra = [2 * n + documents, starts[documents], n + target]
-    return np.column_stack([*extra, chunks])
+    documents, starts = dataset.document_of(chunks[:, -1]), dataset.documents["start"]
+    titles = dataset.documents["stop"].max() + documents
+    means = dataset.n + chunks[:, -2]  # see Dataset.means
+    return np.column_stack([titles, starts.to_numpy()[documents], means, chunks])
 
 
 def splits(dataset):
@@ -135,7 +124,7 @@ def train_network(dataset, split, slots, name):
 
 def main(folder, encoder, output):
     """Score every set of inputs on the same windows and write a row for each."""
-    dataset = append_titles(append_means(open_dataset(folder, False)), encoder)
+    dataset = append_titles(open_dataset(folder, False), encoder)
     rows, scores = [], {}
 
     def score(model, network, size, name, split):

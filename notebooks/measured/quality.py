@@ -1,6 +1,6 @@
 """How soon a head start is as good as the published recipe.
 
-OMP_NUM_THREADS=1 python notebooks/measured/quality.py DATASET reports/benchmark/quality.csv
+python notebooks/measured/quality.py DATASET reports/benchmark/quality.csv
 
 Each network is trained as published, by the benchmark's plain loop, and then by the
 best study's recipe from ridge to the weights, whose fit is counted. One seed, one core.
