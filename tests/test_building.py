@@ -217,12 +217,3 @@ def test_the_notebook_builds_and_cards_in_one_command(source, minilm, tmp_path):
     card = (tmp_path / "card.ipynb").read_text()
     assert "Not fit for the study" in card  # two test documents are too few
     assert "of the long article about subject" in card  # examples quote the chunks
-
-
-def test_bad_input_stops_the_notebook_with_its_sentence(tmp_path):
-    missing = tmp_path / "nothing.xml.bz2"
-    done = papermill_card(tmp_path, source=missing, output=tmp_path / "built")
-    assert done.returncode != 0
-    assert "SourceError" in done.stderr
-    assert str(missing) in done.stderr
-    assert not (tmp_path / "built").exists()

@@ -18,6 +18,7 @@ from IPython.utils.capture import capture_output
 from papermill.inspection import inspect_notebook
 from traitlets.config import Config
 
+from lvmlib.corpus.sources import SourceError
 from lvmlib.models import ARCHITECTURES
 from lvmlib.recipe import ParameterError, make_settings
 from lvmlib.records import load_run
@@ -157,3 +158,10 @@ def test_a_misspelt_parameter_stops_the_notebook(shell):
         done = [shell.run_cell(text, store_history=True) for text in given]
     with pytest.raises(ParameterError, match=r"Did you mean 'study'\?"):
         done[-1].raise_error()
+
+
+def test_a_source_that_is_not_there_stops_the_data_notebook(shell, tmp_path):
+    parameters = {"source": str(tmp_path / "nothing.xml.bz2"), "output": "built"}
+    with pytest.raises(SourceError, match=r"nothing\.xml\.bz2"):
+        run_cells("data", shell, **parameters)
+    assert not Path("built").exists()
