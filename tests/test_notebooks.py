@@ -10,13 +10,9 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import nbformat
 import pytest
-from IPython.core.interactiveshell import InteractiveShell
-from IPython.utils.capture import capture_output
 from papermill.inspection import inspect_notebook
-from traitlets.config import Config
 
 from lvmlib.corpus.sources import SourceError
 from lvmlib.models import ARCHITECTURES
@@ -66,27 +62,6 @@ def test_no_result_is_typed_into_prose(path):
             assert not re.search(r"(?<![\w.])\d*\.\d", code), cell.source
 
 
-@pytest.fixture
-def shell():
-    """Return a fresh IPython, as a kernel has, and take it away."""
-    history = Config({"HistoryManager": {"hist_file": ":memory:"}})
-    yield InteractiveShell.instance(config=history)
-    InteractiveShell.clear_instance()
-    plt.close("all")
-
-
-def run_cells(name, shell, **parameters):
-    """Run a notebook's code as papermill does, and return what it shows."""
-    injected = "".join(f"\n{key} = {value!r}" for key, value in parameters.items())
-    with capture_output() as shown:
-        for cell in cells(FOLDER / f"{name}.ipynb"):
-            if cell.cell_type == "code":
-                shell.run_cell(cell.source, store_history=True).raise_error()
-            if "parameters" in cell.metadata.get("tags", []) and parameters:
-                shell.run_cell(f"# Parameters{injected}", store_history=True)
-    return shown
-
-
 def texts_of(shown):
     return [output.data.get("text/markdown", "") for output in shown.outputs]
 
@@ -94,9 +69,8 @@ def texts_of(shown):
 @pytest.mark.parametrize(
     "name", sorted({p.stem for p in NOTEBOOKS} - ALONE - {*NETWORKS})
 )
-def test_a_question_is_answered_from_committed_runs(name, shell, monkeypatch):
-    monkeypatch.chdir(FOLDER)  # where a kernel would be
-    shown = run_cells(name, shell)
+def test_a_question_is_answered_from_committed_runs(name, run_notebook):
+    shown = run_notebook(name)
     assert any(texts_of(shown))
     assert not shown.stderr
 
@@ -107,10 +81,11 @@ def runs_folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_network_is_trained_and_looked_at(name, shell, monkeypatch, runs_folder):
-    monkeypatch.chdir(FOLDER)
+def test_a_network_is_trained_and_looked_at(
+    name, run_notebook, monkeypatch, runs_folder
+):
     monkeypatch.setenv("LVM_RUNS", str(runs_folder))  # one fit of the baselines for all
-    shown = run_cells(name, shell, **SMALL, **LAYERS.get(name, {}))
+    shown = run_notebook(name, **SMALL, **LAYERS.get(name, {}))
     run = load_run(runs_folder / "interactive" / name / "300/epochs/seed0")
     assert run.info["parameters"].items() >= SMALL.items()
     cosine = f"{run.info['test']['cosine']:.4f}"
@@ -149,19 +124,15 @@ def test_every_notebook_refuses_what_it_does_not_know(path):
     assert "read_parameters(globals()" in code or "notebook_settings(globals()" in code
 
 
-def test_a_misspelt_parameter_stops_the_notebook(shell):
-    code = [c for c in cells(FOLDER / "rates.ipynb") if c.cell_type == "code"]
-    assert code[0].metadata["tags"] == ["parameters"]
-    injected = '# Parameters\nstudi = "x"'  # as papermill puts it
-    given = [code[0].source, injected, code[1].source]
-    with capture_output():
-        done = [shell.run_cell(text, store_history=True) for text in given]
+def test_a_misspelt_parameter_stops_the_notebook(run_notebook):
     with pytest.raises(ParameterError, match=r"Did you mean 'study'\?"):
-        done[-1].raise_error()
+        run_notebook("rates", studi="x")
 
 
-def test_a_source_that_is_not_there_stops_the_data_notebook(shell, tmp_path):
-    parameters = {"source": str(tmp_path / "nothing.xml.bz2"), "output": "built"}
+def test_a_source_that_is_not_there_stops_the_data_notebook(run_notebook, tmp_path):
+    output = tmp_path / "built"
     with pytest.raises(SourceError, match=r"nothing\.xml\.bz2"):
-        run_cells("data", shell, **parameters)
-    assert not Path("built").exists()
+        run_notebook(
+            "data", source=str(tmp_path / "nothing.xml.bz2"), output=str(output)
+        )
+    assert not output.exists()
