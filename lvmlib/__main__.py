@@ -115,8 +115,8 @@ def watch(study: Study, process: subprocess.Popen) -> None:
         remaining = passed * left / max(total - before - left, 1e-6 * total)
         count = f"{len(study.runs) - len(waiting)} of {len(study.runs)} runs done"
         for run in finished:
-            count_line = f"{count} ({run.label}), {_clock(passed)} passed"
-            bar.write(f"{count_line}, about {_clock(remaining)} left")
+            gone, ahead = map(bar.format_interval, (passed, remaining))
+            bar.write(f"{count} ({run.label}), {gone} passed, about {ahead} left")
         now = [f"{r.entry} {r.settings.size:,}" for r in waiting if shares[r.label]]
         bar.set_description_str(f"{count} · {', '.join(now)}", refresh=False)
         bar.n = total - left
@@ -128,10 +128,6 @@ def share_done(run: PlannedRun) -> float:
     """Return the share of a running run's updates that are done, 0 if not started."""
     progress = read_json(run.folder / "progress.json")
     return progress["step"] / progress["total"] if progress else 0.0
-
-
-def _clock(seconds: float) -> str:
-    return f"{seconds // 60:.0f}:{seconds % 60:02.0f}"
 
 
 if __name__ == "__main__":
