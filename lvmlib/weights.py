@@ -132,8 +132,9 @@ def load_pretrained(use: str = "best") -> nn.Module:
     ----------
     use : {"best", "ranking", "running"}
         Of the models of five chunks, the one nearest to the next vector, or the one
-        that best tells the next chunk from others; or six numbers that read the mean of
-        all chunks so far, too (`with_mean`): nearer than any model of five chunks.
+        that best tells the next chunk from others; or one that reads the mean of all
+        chunks so far, too (`with_mean`): nearer than any of five chunks, but worse at
+        telling the next chunk from later ones.
 
     All predict vectors of all-mpnet-base-v2; those of another encoder mean nothing to
     them. Raises WeightsError if the package was installed without them.

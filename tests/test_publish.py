@@ -96,7 +96,7 @@ def test_the_models_in_the_package(use):
     assert PRETRAINED[use].with_suffix(".md").exists()
 
 
-def test_six_numbers_that_read_the_mean_are_nearer_than_the_best_of_five_chunks():
+def test_a_model_that_reads_the_mean_is_nearer_than_the_best_of_five_chunks():
     sample = lvmlib.open_dataset()
     near = {"best": [], "running": []}
     for start, stop in sample.documents[["start", "stop"]].to_numpy()[:8]:
