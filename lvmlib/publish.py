@@ -337,12 +337,13 @@ def main() -> None:
         render(report, arguments.runs or report / "runs")
         if not arguments.runs:  # committed ones
             render_front(report.parent)
+            print(f"{report / 'index.html'}, the front page and README.md are rendered")
         return
     study = runs_root() / arguments.study
     print(f"{publish_runs(study, report / 'runs')} runs → {report / 'runs'}")
     table = load_study(study)
     render_run_pages(study, report, among=_shown(table))
-    publish_cards(main_runs(table), report / "cards")
+    publish_cards(table[table["entry"] == table["architecture"]], report / "cards")
     if arguments.ship:
         from lvmlib.weights import PRETRAINED
 

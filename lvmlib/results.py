@@ -177,12 +177,14 @@ def history(folder: str | Path) -> pd.DataFrame:
 
 
 def main_runs(table: pd.DataFrame) -> pd.DataFrame:
-    """Keep the entries named like their architecture, in the main arm and protocol.
+    """Keep the networks named like their architecture, in the main arm and protocol.
 
-    The others ask side questions: another rate, another protocol. A study without such
-    entries is kept whole, but for its arm (`epochs`, where the study has it).
+    The others ask side questions: another rate, another protocol; `linear` stands among
+    the baselines of all runs. A study without such entries is kept whole, but for its
+    arm (`epochs`, where the study has it).
     """
     named = table[table["entry"] == table["architecture"]]
+    named = named[named["entry"] != "linear"]
     runs = table if named.empty else named
     arms = runs["arm"].unique()
     runs = runs[runs["arm"] == ("epochs" if "epochs" in arms else arms[0])]

@@ -16,6 +16,7 @@ from papermill.inspection import inspect_notebook
 
 from lvmlib.corpus.sources import SourceError
 from lvmlib.models import ARCHITECTURES
+from lvmlib.publish import ANSWER, ANSWER_ENDS
 from lvmlib.recipe import ParameterError, make_settings
 from lvmlib.records import load_run
 from lvmlib.results import study_pages
@@ -67,12 +68,19 @@ def texts_of(shown):
 
 
 @pytest.mark.parametrize(
-    "name", sorted({p.stem for p in NOTEBOOKS} - ALONE - {*NETWORKS})
+    "name", sorted({p.stem for p in NOTEBOOKS} - ALONE - {*NETWORKS, "front"})
 )
 def test_a_question_is_answered_from_committed_runs(name, run_notebook):
     shown = run_notebook(name)
     assert any(texts_of(shown))
     assert not shown.stderr
+
+
+def test_the_readme_answers_what_the_committed_runs_answer(run_notebook):
+    readme = (FOLDER.parent / "README.md").read_text()
+    answer = readme.split(ANSWER)[1].split(ANSWER_ENDS)[0]
+    told = [text.split() for text in texts_of(run_notebook("front"))]
+    assert answer.split() in told
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from nbformat import v4
-from studies import LARGE, SMALL, execute
+from studies import execute
 
 import lvmlib
-from lvmlib import publish, results, show
+from lvmlib import publish, results
 from lvmlib.study import read_study
 from lvmlib.weights import PRETRAINED
 
@@ -110,6 +110,12 @@ def test_a_model_that_reads_the_mean_is_nearer_than_the_best_of_five_chunks():
     assert np.mean(near["running"]) > np.mean(near["best"]) + 0.003
 
 
+def test_a_context_of_another_length_is_refused_in_words():
+    so_far = lvmlib.open_dataset().gather(np.arange(12))
+    with pytest.raises(ValueError, match="reads 5 vectors, found 12: .*with_mean"):
+        lvmlib.predict(MODELS["best"], so_far)
+
+
 def test_an_unknown_use_of_a_model_names_the_valid_ones():
     with pytest.raises(ValueError, match="best, ranking"):
         lvmlib.load_pretrained("rank")
@@ -146,29 +152,6 @@ def test_the_readme_is_told_between_its_marks(tmp_path):
     assert found.split() == words.split()
     assert f"{marks[0]}\n- One.\n- Two words" in found
     assert max(map(len, found.splitlines())) <= 88
-
-
-def test_the_readme_has_the_numbers_of_the_committed_runs():
-    best = lvmlib.load_study(PROJECT / "reports" / "best" / "runs")
-    text = (PROJECT / "README.md").read_text().split(publish.ANSWER)[1]
-    answer = " ".join(text.split(publish.ANSWER_ENDS)[0].split())
-    linear = best[best["entry"] == "linear"]
-    large, small = (linear[linear["size"] == size] for size in (LARGE, SMALL))
-    changes = [results.compare(large, small).estimate]
-    contexts = best[best["entry"].str.startswith("context-")].sort_values("context")
-    column = "cosine_ridge_to_weights"
-    scores, _ = results.on_common_windows(contexts, column)
-    five = scores[(contexts["context"] == 5).to_numpy()][0]
-    changes.append((scores[-1] - five).mean())
-    diversity = PROJECT / "reports" / "diversity" / "runs"
-    if diversity.exists():
-        mixed = lvmlib.load_study(diversity)
-        mixed = mixed[mixed["size"] == SMALL]
-        home, half = (mixed[mixed["entry"] == name] for name in ("home", "half"))
-        home_exam = {"source": "wikipedia-en-first-articles"}
-        changes.append(results.compare(half, home, column, **home_exam).estimate)
-    for change in changes:
-        assert show.signed(change) in answer
 
 
 def test_a_study_without_a_name_is_refused(monkeypatch, capsys):

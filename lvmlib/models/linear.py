@@ -226,6 +226,12 @@ class Linear(nn.Module):
 
     def forward(self, context: torch.Tensor) -> torch.Tensor:
         """Map context (B, T, D) to raw predictions (B, D)."""
+        if context.shape[1] != len(self.weights):
+            raise ValueError(
+                f"this model reads {len(self.weights)} vectors, found "
+                f"{context.shape[1]}: give it the last {len(self.weights)}, or what "
+                "`lvmlib.with_mean` makes of all, if it reads their mean."
+            )
         raw = self.constant + torch.einsum("btd,t->bd", context, self.weights)
         if self.kind in RIDGES:
             raw = raw + context.flatten(1) @ self.matrix
