@@ -60,6 +60,7 @@ def test_what_is_committed_makes_results_csv_again(name):
 
 def test_side_questions_are_no_main_runs(study):
     write_run(study, "amn-half-rate", LARGE, 0.5)
+    write_run(study, "linear", LARGE, 0.5)  # no network
     table = lvmlib.load_study(study)
     runs = results.main_runs(table)
     assert set(runs["entry"]) == {"amn", "gru"}
