@@ -112,7 +112,7 @@ def test_a_model_that_reads_the_mean_is_nearer_than_the_best_of_five_chunks():
 
 def test_a_context_of_another_length_is_refused_in_words():
     so_far = lvmlib.open_dataset().gather(np.arange(12))
-    with pytest.raises(ValueError, match="reads 5 vectors, found 12: .*with_mean"):
+    with pytest.raises(ValueError, match=r"reads 5 vectors, found 12: .*with_mean"):
         lvmlib.predict(MODELS["best"], so_far)
 
 

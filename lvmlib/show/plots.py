@@ -66,9 +66,10 @@ def set_style() -> None:
         "grid.color": "0.92",
         "legend.frameon": False,
         "svg.fonttype": "none",  # text stays text, which is smaller
+        "svg.hashsalt": "lvmlib",  # the same figure is the same file
     }
     if in_kernel():
-        set_matplotlib_formats("png", "svg")
+        set_matplotlib_formats("png", "svg", metadata={"Date": None})
 
 
 def whole_epochs(axes: Axes) -> None:
