@@ -286,7 +286,7 @@ def _execute(name: str, target: Path, given: dict[str, Path]) -> None:
     source = project_folder() / "notebooks" / f"{name}.ipynb"
     known = re.findall(r"^(\w+): str", _parameters_cell(source), flags=re.MULTILINE)
     command = ["papermill", "--no-progress-bar", "-k", "python3", source, target]
-    for key in set(known) & set(given):
+    for key in [name for name in known if name in given]:
         command += ["-p", key, given[key]]
     threads = os.environ | {"OMP_NUM_THREADS": "1"}  # two run side by side
     done = subprocess.run(
