@@ -93,11 +93,13 @@ def resident_gather(
 ) -> Callable[[Tensor], Tensor]:
     """Copy all vectors to `device`; see `make_gather`."""
     vectors = torch.tensor(dataset.vectors, device=device)  # (N, D)
-    scales = torch.ones(dataset.n) if dataset.scales is None else dataset.scales
-    scales = torch.as_tensor(scales, device=device)[:, None]  # (N, 1)
+    scales = dataset.scales
+    if scales is not None:
+        scales = torch.tensor(scales, device=device)[:, None]  # (N, 1)
 
     def look_up(rows: Tensor) -> Tensor:
-        return vectors[rows].float().mul_(scales[rows])
+        found = vectors[rows].float()
+        return found if scales is None else found.mul_(scales[rows])
 
     if windows.max() < dataset.n:
         return look_up

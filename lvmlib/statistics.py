@@ -188,6 +188,9 @@ def rank_ranges(
 
     Raises ValueError when shapes differ, and as `clustered_interval` does.
     """
+    shapes = {name: np.shape(score) for name, score in scores.items()}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"scores to rank must have one shape, found {shapes}.")
     pairs = list(combinations(scores, 2))
     intervals = [
         clustered_interval(np.subtract(scores[a], scores[b]), documents)

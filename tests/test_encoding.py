@@ -331,6 +331,13 @@ def test_truncated_weights_are_one_sentence(tmp_path):
         load_encoder(str(folder))
 
 
+def test_nothing_to_encode_and_a_misspelt_precision(encoder, tmp_path):
+    with pytest.raises(EncoderError, match="no chunk to encode"):
+        encode_chunks([], encoder, tmp_path / "shards")
+    with pytest.raises(ValueError, match="Did you mean 'bf16-mixed'"):
+        load_encoder(MODEL, precision="bf16")
+
+
 def test_progress_is_a_plain_line_where_there_is_no_terminal(encoder, tmp_path, capfd):
     encode_chunks(sentences(20), encoder, tmp_path / "a", shard_size=8)
     encode_chunks(sentences(28), encoder, tmp_path / "a", shard_size=8)

@@ -292,8 +292,10 @@ def test_ranks_need_holm_over_the_pairs():
     assert three == {"y": (1, 3), "x": (1, 3), "z": (1, 3)}
 
 
-def test_ranks_of_one_name():
+def test_ranks_of_one_name_and_of_unlike_shapes():
     assert rank_ranges({"only": np.arange(4)}, [0, 0, 1, 1]) == {"only": (1, 1)}
+    with pytest.raises(ValueError, match="one shape"):
+        rank_ranges({"a": np.zeros(4), "b": np.zeros((2, 4))}, [0, 0, 1, 1])
 
 
 def test_expected_best_is_the_mean_over_all_draws():

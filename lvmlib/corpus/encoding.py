@@ -28,11 +28,13 @@ from tqdm import tqdm
 from lvmlib.files import atomic_path, write_json
 from lvmlib.gpu import resolve_precision
 from lvmlib.inference import resolve_device
+from lvmlib.models import unknown_name
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 DEFAULT_ENCODER = "sentence-transformers/all-mpnet-base-v2"
+PRECISIONS = ("auto", "32-true", "bf16-mixed")
 MAX_TOKENS = 160  # longer chunks are cut; the model's own limit may be lower
 SECONDS_BETWEEN_LINES = 20
 
@@ -119,6 +121,8 @@ def load_encoder(name: str = DEFAULT_ENCODER, precision: str = "auto") -> Encode
     EncoderError
         If the model is missing, cannot be fetched, or has no safetensors.
     """
+    if precision not in PRECISIONS:
+        raise unknown_name("precision", precision, PRECISIONS)
     where = resolve_device()
     model = _load_model(name, where)
     model.max_seq_length = min(MAX_TOKENS, model.max_seq_length or MAX_TOKENS)
@@ -252,10 +256,12 @@ def encode_chunks(
     Raises
     ------
     EncoderError
-        If another encoder made `shards`, or `Encoder.encode` fails.
+        If there is no chunk, another encoder made `shards`, or `Encoder.encode` fails.
     OSError
         If the disk is full. Finished shards are kept, here and above.
     """
+    if not len(chunks):
+        raise EncoderError("there is no chunk to encode: check the source of the text.")
     made_with = Path(shards) / "encoder.json"
     if made_with.exists():
         check_encoder(json.loads(made_with.read_text()), encoder, Path(shards))

@@ -20,20 +20,13 @@ import torch
 sys.path.append(str(Path(__file__).parent.parent / "benchmark"))
 from cells import control_curve, run_train
 
-from lvmlib.evaluation import cosine, fitted_start
-from lvmlib.inference import predict_windows
+from lvmlib.evaluation import fitted_start, mean_cosine
 from lvmlib.models import ARCHITECTURES, build_model
 from lvmlib.runs import new_model, processor_name
 from lvmlib.study import read_study
 from lvmlib.vectors import make_split, open_dataset
 
 SIZE, EPOCHS, TUNED_AT = 20_000, 8, 80_634
-
-
-def near(model, data, windows):
-    """Return a model's mean cosine on windows."""
-    truth = data.gather(windows[:, -1])
-    return float(cosine(predict_windows(model, data, windows), truth).mean())
 
 
 def started_curve(model, recipe, data, split):
@@ -46,7 +39,7 @@ def started_curve(model, recipe, data, split):
         history = run_train(model, data, split, recipe)
     linear = build_model("linear", dim=data.dim).eval()
     linear.load_state_dict(start)
-    curve = [(fitting, near(linear, data, split.validation))]
+    curve = [(fitting, mean_cosine(linear, data, split.validation))]
     seconds = fitting + history["seconds"].cumsum()
     return curve + list(zip(seconds, history["validation_cosine"], strict=True))
 
