@@ -48,7 +48,7 @@ benchmark: $(READY) ## measure speed, memory and latency here (25 minutes on an 
 	  reports/benchmark/benchmark.ipynb
 
 # The notebooks that need a kernel of their own; tests/test_notebooks.py runs all others.
-KERNELS = linear data explore use
+KERNELS = data explore
 
 # Few, long tests come first and in order: xdist would leave them to the end.
 test: $(READY) ## run all tests and all notebooks (their runs go to a temporary folder)

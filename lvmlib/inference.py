@@ -8,7 +8,8 @@ from numpy.typing import ArrayLike
 from torch import nn
 from torch.nn import functional
 
-from lvmlib.models import evaluation_mode, unknown_name
+from lvmlib.models import evaluation_mode
+from lvmlib.parameters import unknown_name
 from lvmlib.vectors import NORM_TOLERANCE, Dataset
 
 BLOCK = 1024  # windows at a time, so that memory does not grow with the input

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import inspect
 import json
@@ -25,7 +24,13 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from lvmlib.files import runs_root
-from lvmlib.models import model_class, unknown_name
+from lvmlib.models import model_class
+from lvmlib.parameters import (
+    ParameterError,
+    check_names,
+    read_parameters,
+    unknown_name,
+)
 from lvmlib.start import HEAD_STARTS
 from lvmlib.vectors import PROTOCOLS, Dataset, Split, make_split
 
@@ -33,10 +38,6 @@ ADDED = {"scale": False, "head_start": "none", "loss": "mse", "context": 5}
 ADDED |= {"every_position": False, "averaging": 0.0}
 ADDED |= {"horizon": 1, "sources": "", "per_document": 0, "running_mean": False}
 STRICT = ConfigDict(strict=True, extra="forbid")
-
-
-class ParameterError(ValueError):
-    """A parameter is unknown, misspelt, of the wrong type or out of range."""
 
 
 def _number(value: Any) -> Any:
@@ -264,55 +265,6 @@ def first_error(error: ValidationError) -> str:
     return (
         f"parameter {place!r} is {value}: {found['msg'][0].lower()}{found['msg'][1:]}."
     )
-
-
-def check_names(given: Iterable[str], valid: Iterable[str]) -> None:
-    """Raise ParameterError at the first of `given` that is not among `valid`."""
-    valid = list(valid)
-    for name in given:
-        if name not in valid:
-            raise ParameterError(unknown_name("parameter", name, sorted(valid)))
-
-
-def read_parameters(namespace: dict[str, Any], valid: Iterable[str]) -> dict[str, Any]:
-    """Collect a notebook's parameters and refuse unknown ones.
-
-    The parameters cell and the cell that papermill injects after it both begin with
-    the comment "# Parameters"; every name that the latest of them assign must be
-    valid. papermill itself only warns.
-
-    Parameters
-    ----------
-    namespace : dict
-        The notebook's globals(), which hold the source of its cells in `In`.
-
-    Raises
-    ------
-    ParameterError
-        Naming the unknown parameter and the nearest valid one.
-    """
-    valid = list(valid)
-    cells = [cell.lstrip() for cell in namespace.get("In", [])]
-    marked = [n for n, cell in enumerate(cells) if cell.startswith("# Parameters")]
-    if not marked:  # run without history, as nbval does: nothing was injected either
-        return {name: namespace[name] for name in valid if name in namespace}
-    group = marked[-1:]
-    # The injected cell follows at once; a cell that was run again has annotations.
-    while group and group[0] - 1 in marked and not _is_annotated(cells[group[0]]):
-        group.insert(0, group[0] - 1)
-    names = [
-        target.id
-        for n in group
-        for node in ast.parse(cells[n]).body
-        for target in getattr(node, "targets", [getattr(node, "target", None)])
-        if isinstance(target, ast.Name)
-    ]
-    check_names(names, valid)
-    return {name: namespace[name] for name in names}
-
-
-def _is_annotated(cell: str) -> bool:
-    return any(isinstance(node, ast.AnnAssign) for node in ast.parse(cell).body)
 
 
 def notebook_settings(namespace: dict[str, Any], architecture: str) -> Settings:

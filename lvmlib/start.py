@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from lvmlib.models import build_model, unknown_name
+from lvmlib.models import build_model
+from lvmlib.parameters import unknown_name
 
 if TYPE_CHECKING:
     from lvmlib.vectors import Dataset, Split

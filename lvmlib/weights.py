@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lvmlib.files import atomic_path, one_line
-from lvmlib.models import ARCHITECTURES, build_model, unknown_name
+from lvmlib.models import ARCHITECTURES, build_model
+from lvmlib.parameters import unknown_name
 from lvmlib.start import Started
 
 DIGEST = "sha256"  # in a file's metadata

@@ -30,7 +30,8 @@ from lvmlib.corpus.archives import import_npz
 from lvmlib.corpus.building import build
 from lvmlib.corpus.encoding import bundled_encoder
 from lvmlib.corpus.sources import SourceError, read_rows
-from lvmlib.recipe import ParameterError, make_settings
+from lvmlib.parameters import ParameterError
+from lvmlib.recipe import make_settings
 from lvmlib.records import RunError
 from lvmlib.study import read_study
 from lvmlib.vectors import DatasetError

