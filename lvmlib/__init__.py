@@ -23,7 +23,7 @@ _HOMES = {
     "notebook_settings": "recipe",
     "open_dataset": "vectors",
     "predict": "inference",
-    "read_parameters": "parameters",
+    "read_parameters": "names",
     "run": "runs",
     "save_weights": "weights",
     "with_mean": "inference",

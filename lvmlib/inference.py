@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from lvmlib.models import evaluation_mode
-from lvmlib.parameters import unknown_name
+from lvmlib.names import unknown_name
 from lvmlib.vectors import NORM_TOLERANCE, Dataset
 
 BLOCK = 1024  # windows at a time, so that memory does not grow with the input

@@ -25,7 +25,7 @@ from pydantic.dataclasses import dataclass
 
 from lvmlib.files import runs_root
 from lvmlib.models import model_class
-from lvmlib.parameters import (
+from lvmlib.names import (
     ParameterError,
     check_names,
     read_parameters,

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lvmlib.models import build_model
-from lvmlib.parameters import unknown_name
+from lvmlib.names import unknown_name
 
 if TYPE_CHECKING:
     from lvmlib.vectors import Dataset, Split

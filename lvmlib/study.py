@@ -18,7 +18,7 @@ import yaml
 
 from lvmlib.files import one_line, project_folder, runs_root, write_json
 from lvmlib.models import build_model, count_parameters
-from lvmlib.parameters import ParameterError, check_names, unknown_name
+from lvmlib.names import ParameterError, check_names, unknown_name
 from lvmlib.recipe import Settings, make_settings, total_steps
 from lvmlib.results import PAGES, answers
 from lvmlib.vectors import open_dataset

@@ -17,7 +17,7 @@ from torch import nn
 
 from lvmlib.files import atomic_path, one_line
 from lvmlib.models import ARCHITECTURES, build_model
-from lvmlib.parameters import unknown_name
+from lvmlib.names import unknown_name
 from lvmlib.start import Started
 
 DIGEST = "sha256"  # in a file's metadata

@@ -30,7 +30,7 @@ from lvmlib.corpus.archives import import_npz
 from lvmlib.corpus.building import build
 from lvmlib.corpus.encoding import bundled_encoder
 from lvmlib.corpus.sources import SourceError, read_rows
-from lvmlib.parameters import ParameterError
+from lvmlib.names import ParameterError
 from lvmlib.recipe import make_settings
 from lvmlib.records import RunError
 from lvmlib.study import read_study

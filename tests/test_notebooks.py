@@ -16,7 +16,7 @@ from papermill.inspection import inspect_notebook
 
 from lvmlib.corpus.sources import SourceError
 from lvmlib.models import ARCHITECTURES
-from lvmlib.parameters import ParameterError
+from lvmlib.names import ParameterError
 from lvmlib.publish import ANSWER, ANSWER_ENDS
 from lvmlib.recipe import make_settings
 from lvmlib.records import load_run

@@ -13,7 +13,7 @@ import pytest
 from lvmlib import files
 from lvmlib.files import project_folder
 from lvmlib.models import ARCHITECTURES
-from lvmlib.parameters import ParameterError
+from lvmlib.names import ParameterError
 from lvmlib.recipe import (
     Recipe,
     make_settings,

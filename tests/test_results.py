@@ -133,7 +133,7 @@ def test_a_study_names_its_first_page(tmp_path):
 
 
 def test_reading_needs_no_torch():
-    names = ("causes", "scaling", "show.plots", "publish", "parameters")
+    names = ("causes", "scaling", "show.plots", "publish", "names")
     code = f"import sys, {', '.join(f'lvmlib.{name}' for name in names)}"
     code += "; assert not {'torch', 'lightning_fabric'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -12,7 +12,7 @@ from lvmlib import count_parameters, evaluation, load_weights, predict, save_wei
 from lvmlib.evaluation import fitted_start, score_baselines
 from lvmlib.inference import predict_windows
 from lvmlib.models import ARCHITECTURES, build_model
-from lvmlib.parameters import ParameterError
+from lvmlib.names import ParameterError
 from lvmlib.recipe import Recipe, make_settings
 from lvmlib.runs import new_model, run
 from lvmlib.start import Started, inside

@@ -17,7 +17,7 @@ from studies import execute
 
 from lvmlib import __main__ as runner
 from lvmlib.models import ARCHITECTURES
-from lvmlib.parameters import ParameterError
+from lvmlib.names import ParameterError
 from lvmlib.recipe import Settings, make_settings
 from lvmlib.records import RunError
 from lvmlib.results import load_study, missing_runs

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from lvmlib.files import atomic_path, write_json
 from lvmlib.gpu import resolve_precision
 from lvmlib.inference import resolve_device
-from lvmlib.parameters import unknown_name
+from lvmlib.names import unknown_name
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -26,7 +26,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lvmlib.parameters import unknown_name
+from lvmlib.names import unknown_name
 
 ARCHITECTURES: tuple[str, ...] = tuple(
     sorted(module.name for module in pkgutil.iter_modules(__path__))

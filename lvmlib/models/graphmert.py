@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from lvmlib.layers import Dropout
 from lvmlib.models import evaluation_mode
-from lvmlib.parameters import unknown_name
+from lvmlib.names import unknown_name
 
 DECAY = 0.6
 MASKS = ("band", "smooth")

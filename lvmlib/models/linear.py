@@ -13,7 +13,7 @@ from scipy.linalg.lapack import dtrtri
 from torch import nn
 
 from lvmlib.evaluation import mean_cosine
-from lvmlib.parameters import unknown_name
+from lvmlib.names import unknown_name
 from lvmlib.vectors import Dataset, Split
 
 RIDGES = ("ridge", "ridge_to_weights")

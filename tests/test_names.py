@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lvmlib.parameters import ParameterError, read_parameters
+from lvmlib.names import ParameterError, read_parameters
 from lvmlib.recipe import Settings, notebook_settings
 
 VALID = ("size", "seed", "epochs", "dataset", "learning_rate")
