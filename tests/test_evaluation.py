@@ -588,3 +588,46 @@ def test_hubs_skew_how_often_a_candidate_is_found():
     expected = (centred**3).mean() / (centred**2).mean() ** 1.5
     skew = evaluation.k_occurrence_skew(truth, dataset, windows, k=1)
     assert skew == pytest.approx(expected)
+
+
+def test_ranking_weights_of_two_chunks_are_a_logistic_regression():
+    """With one rival a window, conditional logit is logit of the difference."""
+    dataset, windows, _ = random_case(31, [5] * 60, 3, 6)  # two windows a document
+    found = linear.Moments(dataset, windows).ranking_weights()
+    context = dataset.gather(windows[::2, :-1])
+    apart = dataset.gather(windows[::2, -1]) - dataset.gather(windows[1::2, -1])
+    x = np.einsum("wcd,wd->wc", context, apart).astype(np.float64)
+    sklearn = pytest.importorskip("sklearn.linear_model")
+    strength = 1 / (4 * len(x) * linear.SHRINK)  # each window counts twice there
+    plain = sklearn.LogisticRegression(C=strength, fit_intercept=False, tol=1e-10)
+    plain.fit(np.concatenate([x, -x]), np.repeat([1, 0], len(x)))
+    np.testing.assert_allclose(found, plain.coef_[0], rtol=1e-3, atol=1e-3)
+
+
+def test_ranking_weights_see_only_the_chunks_that_follow(monkeypatch):
+    dataset, windows, _ = random_case(32, [14, 9, 5, 1], 3, 6)
+    whole = linear.Moments(dataset, windows)
+    vectors = dataset.gather(np.arange(dataset.n))
+    documents = dataset.document_of(windows[:, -1])
+    monkeypatch.setattr(linear, "FOLLOWING", 4)
+    expected = []
+    for window, document in zip(windows, documents, strict=True):
+        after = windows[(documents == document) & (windows[:, -1] >= window[-1]), -1]
+        if len(after) > 1:
+            expected.append(vectors[window[:-1]] @ vectors[np.sort(after)[:5]].T)
+    for block in (2, 5, 100):
+        monkeypatch.setattr(linear, "BLOCK", block)
+        found = [
+            row[mask].T
+            for products, there in whole._following()
+            for row, mask in zip(products, there, strict=True)
+        ]
+        assert len(found) == len(expected)
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_ranking_weights_need_something_to_tell_apart():
+    dataset, windows, _ = random_case(33, [4, 4], 3, 6)
+    with pytest.raises(ValueError, match="nothing to tell"):
+        linear.Moments(dataset, windows).ranking_weights()

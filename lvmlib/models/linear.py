@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from scipy.linalg import cho_factor, cho_solve
 from scipy.linalg.lapack import dtrtri
+from scipy.optimize import minimize
+from scipy.special import logsumexp
 from torch import nn
 
 from lvmlib.evaluation import mean_cosine
@@ -18,12 +20,16 @@ from lvmlib.vectors import Dataset, Split
 
 RIDGES = ("ridge", "ridge_to_weights")
 WEIGHTED = ("last_vector", "context_average", "weights", "weights_and_mean")
+WEIGHTED += ("ranking_weights",)
 KINDS = (*WEIGHTED, *RIDGES, "low_rank", "mean_vector")
 # What is fitted, of the two tensors that every kind has.
 WITH_WEIGHTS = ("weights", "weights_and_mean", "ridge_to_weights", "low_rank")
+WITH_WEIGHTS += ("ranking_weights",)
 WITH_CONSTANT = (*RIDGES, "weights_and_mean", "low_rank", "mean_vector")
 STEP, LIMIT = 0.5, 3.0  # the search for λ, in powers of ten of its unit
 BLOCK = 2048  # windows gathered at a time, so that memory does not grow with them
+FOLLOWING = 29  # chunks after the target that "ranking_weights" tell it from
+SHRINK = 1e-6  # their penalty: where every target could be told, they stay finite
 
 
 class Solution(NamedTuple):
@@ -90,6 +96,62 @@ class Moments:
         """X (W, C · D), Y (W, D) and XXᵀ (W, W) of the centred vectors."""
         x, y = (np.concatenate(part) for part in zip(*self._centred(), strict=True))
         return x, y, (x @ x.T).astype(np.float64)
+
+    def ranking_weights(self) -> np.ndarray:
+        """Return weights (C,) that tell the target from what its document has after it.
+
+        Conditional logit (McFadden 1974): of the target and up to `FOLLOWING` targets
+        after it, chunk k is the next one with a probability ∝ exp(Σ weight_c x_c · k).
+        Its likelihood is concave in the weights. Raises ValueError if no document has
+        two windows.
+        """
+        told = [part for part in self._following() if len(part[0])]
+        if not told:
+            raise ValueError(
+                "no document of the training windows has two of them: there is nothing "
+                "to tell a target from."
+            )
+        count = sum(len(products) for products, _ in told)
+
+        def surprise(weights: np.ndarray) -> tuple[float, np.ndarray]:
+            value, slope = SHRINK * weights @ weights, 2 * SHRINK * weights
+            for products, there in told:  # (B, K, C), (B, K)
+                logits = np.where(there, products @ weights, -np.inf)
+                total = logsumexp(logits, axis=1)
+                share = np.exp(logits - total[:, None])
+                expected = np.einsum("bk,bkc->bc", share, products)
+                value += (total - logits[:, 0]).sum() / count
+                slope = slope + (expected - products[:, 0]).sum(axis=0) / count
+            return value, slope
+
+        start = np.zeros(len(self.products) - 1)
+        return minimize(surprise, start, jac=True, method="BFGS", tol=1e-6).x
+
+    def _following(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Products of contexts with the target and what follows it, block by block.
+
+        (B, K, C), the target's first, and which of the K are of its document, (B, K);
+        windows with nothing after their target are left out.
+        """
+        windows = self.windows[np.argsort(self.windows[:, -1], kind="stable")]
+        documents = self.dataset.document_of(windows[:, -1])
+        ahead = np.arange(FOLLOWING + 1)
+        for start in range(0, len(windows), BLOCK):
+            own = np.arange(start, min(start + BLOCK, len(windows)))
+            after = np.minimum(own[:, None] + ahead, len(windows) - 1)  # (B, K)
+            there = documents[after] == documents[own][:, None]
+            there &= own[:, None] + ahead < len(windows)
+            context = self.dataset.gather(windows[own, :-1])  # (B, C, D)
+            targets = self.dataset.gather(windows[own[0] : after.max() + 1, -1])
+            products = np.stack(
+                [
+                    np.einsum("bcd,bd->bc", context, targets[column - start])
+                    for column in after.T
+                ],
+                axis=1,
+            )
+            told = there.sum(axis=1) > 1
+            yield products[told], there[told]
 
     def ridge(self, start: np.ndarray, exponent: float) -> Solution:
         """Solve for W = W₀ + Δ with the penalty λ on Δ, where W₀ = [start₁ I … ].
@@ -170,7 +232,9 @@ class Linear(nn.Module):
         "weights_and_mean" (and one of the mean target); "ridge" (a matrix a position,
         shrunk to zero); "ridge_to_weights" (shrunk to the weights, times the identity);
         "low_rank" (what it adds to the weights, by `rank` directions of the target that
-        it moves most: reduced-rank regression); "mean_vector" (of training targets).
+        it moves most: reduced-rank regression); "ranking_weights" (one a position, to
+        tell the target from what follows it, not to be near it); "mean_vector" (of
+        training targets).
     rank : int
         Of "low_rank"; at most `dim`.
 
@@ -256,6 +320,11 @@ class Linear(nn.Module):
             *weights, share = moments.weights_and_mean()
             self._set(np.array(weights), share * means[-1])
             self.numbers["mean_coefficient"] = float(share)
+        elif self.kind == "ranking_weights":
+            weights = moments.ranking_weights()
+            sharpness = float(np.linalg.norm(weights))  # a cosine does not see it
+            self._set(weights / max(sharpness, 1e-12))
+            self.numbers["sharpness"] = sharpness
         elif self.kind == "mean_vector":
             self._set(np.zeros(c), means[-1])
 
