@@ -114,6 +114,29 @@ def _flat(folder: Path) -> dict[str, Any]:
     return info | {"folder": str(folder)}
 
 
+def told_apart(
+    file: str | Path,
+) -> dict[tuple[str, bool, int], tuple[np.ndarray, np.ndarray]]:
+    """Read which targets came first among the chunks after them (measured/apart.py).
+
+    Returns
+    -------
+    dict
+        By model, whether it reads the mean of all so far, and training vectors: 1.0
+        where the target came first, (S, W), and the windows' documents, (W,). Empty if
+        there is no such file.
+    """
+    if not Path(file).exists():
+        return {}
+    found = {}
+    ranks = pd.read_parquet(file)
+    for key, runs in ranks.groupby(["model", "running_mean", "size"], sort=False):
+        seeds = [run for _, run in runs.groupby("seed")]
+        first = np.stack([(run["rank"] == 1).to_numpy(float) for run in seeds])
+        found[key] = first, seeds[0]["document"].to_numpy()
+    return found
+
+
 def published_study() -> Path:
     """Return the folder of the reference study's committed runs."""
     return project_folder() / "reports" / "reference" / "runs"

@@ -194,7 +194,8 @@ def _describe(
 ) -> dict[str, Any]:
     device = resolve_device(settings.recipe.device)
     best = history.loc[history["validation_cosine"].idxmax()]
-    return {
+    fitted = {"numbers": model.numbers} if hasattr(model, "numbers") else {}
+    return fitted | {
         "architecture": settings.architecture,
         "recipe_hash": settings.recipe_hash(dataset.sha256),
         "parameters": settings.parameters(),

@@ -383,3 +383,22 @@ def test_curves_are_as_frozen(reference):
     # On some processors a floor of zero is found as 7e-19.
     first = fits["E"].fillna(fits["a"]).round(12)
     assert [f"{p[0]} {x:.3g}" for p, x in zip(point, first, strict=True)] == point
+
+
+def test_who_was_told_apart_is_read_by_model_and_seed(tmp_path):
+    assert results.told_apart(tmp_path / "none.parquet") == {}
+    ranks = pd.DataFrame(
+        {
+            "model": ["a"] * 4 + ["b"] * 2,
+            "running_mean": [True] * 4 + [False] * 2,
+            "size": 5,
+            "seed": [0, 0, 1, 1, 0, 0],
+            "document": [7, 8] * 3,
+            "rank": [1, 2, 3, 1, 1, 1],
+        }
+    )
+    ranks.to_parquet(tmp_path / "apart.parquet")
+    found = results.told_apart(tmp_path / "apart.parquet")
+    assert found["a", True, 5][0].tolist() == [[1, 0], [0, 1]]
+    assert found["b", False, 5][0].tolist() == [[1, 1]]
+    assert found["a", True, 5][1].tolist() == [7, 8]
