@@ -101,7 +101,7 @@ def test_info_identifies_the_encoder_by_its_weights(encoder, tmp_path):
 
 def test_bfloat16_is_close_to_float32(encoder):
     texts = sentences(40)
-    mixed = load_encoder(MODEL, "bf16-mixed").encode(texts)
+    mixed = load_encoder(MODEL, "bf16-true").encode(texts)
     assert mixed.dtype == np.float32
     exact = encoder.encode(texts)
     assert not np.array_equal(mixed, exact)
@@ -334,7 +334,7 @@ def test_truncated_weights_are_one_sentence(tmp_path):
 def test_nothing_to_encode_and_a_misspelt_precision(encoder, tmp_path):
     with pytest.raises(EncoderError, match="no chunk to encode"):
         encode_chunks([], encoder, tmp_path / "shards")
-    with pytest.raises(ValueError, match="Did you mean 'bf16-mixed'"):
+    with pytest.raises(ValueError, match="Did you mean 'bf16-true'"):
         load_encoder(MODEL, precision="bf16")
 
 

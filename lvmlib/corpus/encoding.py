@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 DEFAULT_ENCODER = "sentence-transformers/all-mpnet-base-v2"
-PRECISIONS = ("auto", "32-true", "bf16-mixed")
+PRECISIONS = ("auto", "32-true", "bf16-true")
 MAX_TOKENS = 160  # longer chunks are cut; the model's own limit may be lower
 SECONDS_BETWEEN_LINES = 20
 
@@ -72,16 +72,13 @@ class Encoder:
         budget = 1024 if device == "cpu" else 16384
         vectors = np.empty((len(texts), self.info["dim"]), dtype=np.float32)
         order, start = np.argsort(-tokens, kind="stable"), 0
-        mixed = self.info["precision"] == "bf16-mixed"
-        # One context for all batches: it casts each weight once and keeps the copy.
-        with torch.autocast(device, torch.bfloat16, enabled=mixed):
-            while start < len(order):
-                longest = max(1, int(tokens[order[start]]))
-                batch = order[start : start + max(1, budget // longest)]
-                vectors[batch] = self._encode_batch([texts[row] for row in batch])
-                start += len(batch)
-                if advance:
-                    advance(len(batch))
+        while start < len(order):
+            longest = max(1, int(tokens[order[start]]))
+            batch = order[start : start + max(1, budget // longest)]
+            vectors[batch] = self._encode_batch([texts[row] for row in batch])
+            start += len(batch)
+            if advance:
+                advance(len(batch))
         return vectors
 
     def _encode_batch(self, texts: list[str]) -> np.ndarray:
@@ -113,8 +110,9 @@ def load_encoder(name: str = DEFAULT_ENCODER, precision: str = "auto") -> Encode
     name : str
         A local folder, or a name on the Hugging Face hub: the default, or
         "sentence-transformers/gtr-t5-base". What the hub's cache has needs no network.
-    precision : str
-        As in a recipe.
+    precision : {"auto", "32-true", "bf16-true"}
+        "auto" is bfloat16 where the hardware multiplies it natively, for all of the
+        model: autocast would round less and cast every layer's input.
 
     Raises
     ------
@@ -129,11 +127,15 @@ def load_encoder(name: str = DEFAULT_ENCODER, precision: str = "auto") -> Encode
     weights = hashlib.sha256()
     for parameter in model.parameters():
         weights.update(parameter.detach().cpu().contiguous().numpy())
+    if precision == "auto" and resolve_precision(precision, where) == "bf16-mixed":
+        precision = "bf16-true"
+    if precision == "bf16-true":
+        model.bfloat16()
     info = {
         "name": encoder_name(name),
         "dim": len(model.encode("A first sentence.", show_progress_bar=False)),
         "max_tokens": model.max_seq_length,
-        "precision": resolve_precision(precision, where),
+        "precision": "32-true" if precision == "auto" else precision,
         "normalised": True,
         "weights": weights.hexdigest(),
     }

@@ -49,6 +49,8 @@ def main(encoder, source, output):
         near = cosine(*(np.asarray(vectors[way], dtype=np.float32) for way in ways))
         rows[-1]["cosine_to_plain"] = float(near.mean())
         print(rows[-2:], flush=True)
+    exact = load_encoder(encoder, "32-true").encode(texts)
+    rows[-1]["cosine_to_float32"] = float(cosine(vectors["lvmlib"], exact).mean())
     table = pd.DataFrame(rows).assign(processor=processor_name())
     table.to_csv(output, index=False)
 
