@@ -132,10 +132,10 @@ def load_pretrained(use: str = "best") -> nn.Module:
     Parameters
     ----------
     use : {"best", "ranking", "running"}
-        Of the models of five chunks, the one nearest to the next vector, or the one
-        that best tells the next chunk from others; or one that reads the mean of all
-        chunks so far, too (`with_mean`): nearer than any of five chunks, but worse at
-        telling the next chunk from later ones.
+        The model of five chunks that is nearest to the next vector; or of two that read
+        the mean of all chunks so far, too (`with_mean`), the one that best tells the
+        next chunk from others, and the one that is nearer than any of five chunks, but
+        worse at that.
 
     All predict vectors of all-mpnet-base-v2; those of another encoder mean nothing to
     them. Raises WeightsError if the package was installed without them.
