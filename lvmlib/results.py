@@ -227,6 +227,11 @@ def headline_sizes(runs: pd.DataFrame) -> tuple[int, int]:
     return min(sizes), max(sizes)
 
 
+def repeated(table: pd.DataFrame) -> pd.Series:
+    """Tell which runs are of entries with several planned seeds at all their sizes."""
+    return table.groupby("entry")["planned_seeds"].transform("min") > 1
+
+
 def sides(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
     """Return the smaller size's runs, and the larger size's by arm.
 

@@ -402,3 +402,8 @@ def test_who_was_told_apart_is_read_by_model_and_seed(tmp_path):
     assert found["a", True, 5][0].tolist() == [[1, 0], [0, 1]]
     assert found["b", False, 5][0].tolist() == [[1, 1]]
     assert found["a", True, 5][1].tolist() == [7, 8]
+
+
+def test_an_entry_is_repeated_if_it_is_at_all_its_sizes():
+    table = pd.DataFrame({"entry": ["a", "a", "b", "b"], "planned_seeds": [3, 2, 3, 1]})
+    assert results.repeated(table).tolist() == [True, True, False, False]
