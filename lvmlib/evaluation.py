@@ -21,6 +21,7 @@ from torch import nn
 from lvmlib.files import atomic_path, read_json, runs_root, write_json
 from lvmlib.inference import predict_windows
 from lvmlib.models import build_model
+from lvmlib.moments import Moments
 from lvmlib.records import BASELINES
 from lvmlib.vectors import Dataset, Split
 from lvmlib.weights import load_weights, save_weights
@@ -202,8 +203,6 @@ def fit_baselines(
     ValueError
         If one of the two sets of windows is empty or their shapes do not fit.
     """
-    from lvmlib.models.linear import Moments  # it scores its validation by `cosine`
-
     train, validation = _checked(train), _checked(validation)
     if train.shape[1] != validation.shape[1]:
         raise ValueError(

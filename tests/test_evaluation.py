@@ -7,7 +7,7 @@ import torch
 from scipy.spatial import distance
 from scipy.stats import rankdata
 
-from lvmlib import evaluation
+from lvmlib import evaluation, moments
 from lvmlib.evaluation import (
     RANKINGS,
     cosine,
@@ -418,7 +418,7 @@ def test_blocks_of_windows_change_nothing(monkeypatch):
     dataset, windows, _ = random_case(13, [60, 60, 30], 3, 6)  # primal
     whole = fit_baselines(dataset, windows, windows[-20:])
     scores = {n: baseline_cosine(b, dataset, windows) for n, b in whole.items()}
-    monkeypatch.setattr(linear, "BLOCK", 7)
+    monkeypatch.setattr(moments, "BLOCK", 7)
     for name, blocked in fit_baselines(dataset, windows, windows[-20:]).items():
         found = baseline_cosine(blocked, dataset, windows)
         np.testing.assert_allclose(found, scores[name], atol=1e-5)
@@ -497,13 +497,13 @@ def test_ridge_to_zero_is_scikit_learns():
 @pytest.mark.parametrize("start", [np.zeros(2), np.array([0.3, 0.5])], ids=str)
 def test_generalised_cross_validation_by_the_hat_matrix(length, start):
     dataset, windows, _ = random_case(7, [length, length, 30], 2, 24)
-    train, moments = windows[:-28], linear.Moments(dataset, windows[:-28])
+    train, sums = windows[:-28], moments.Moments(dataset, windows[:-28])
     vectors = dataset.vectors[train].astype(np.float64)
     vectors -= vectors.mean(0)
     x, y = vectors[:, :-1].reshape(len(train), -1), vectors[:, -1]
     rest = y - np.einsum("c,wcd->wd", start, vectors[:, :-1])
     for exponent in (-1.0, 0.0, 1.0):
-        solution = moments.ridge(start, exponent)
+        solution = sums.ridge(start, exponent)
         gram = x.T @ x + solution.penalty * np.eye(x.shape[1])
         hat = x @ np.linalg.solve(gram, x.T)
         residual = np.square(rest - hat @ rest).sum()
@@ -541,22 +541,20 @@ def test_baselines_are_fitted_once_and_read_again(runs_root, monkeypatch):
 def test_low_rank_is_the_best_of_its_rank_and_the_whole_at_full_rank(length):
     dataset, windows, _ = random_case(19, [length, length, 30], 2, 24)
     train, validation = windows[:-28], windows[-28:]
-    moments = linear.Moments(dataset, train)
+    sums = moments.Moments(dataset, train)
     context = dataset.vectors[train[:, :-1]]
 
     def fitted(**options):
         model = build_model("linear", dim=24, context=2, **options).eval()
-        model.fit_moments(moments, validation)
+        model.fit_moments(sums, validation)
         return outputs(model, context)
 
     whole = fitted(kind="ridge_to_weights")
     full = fitted(kind="low_rank", rank=24)
     np.testing.assert_allclose(full, whole, atol=1e-4)
     plain = build_model("linear", dim=24, context=2)
-    plain.fit_moments(moments, validation)
-    added = (context - moments.means[:-1]).reshape(len(train), -1) @ (
-        plain.matrix.numpy()
-    )
+    plain.fit_moments(sums, validation)
+    added = (context - sums.means[:-1]).reshape(len(train), -1) @ (plain.matrix.numpy())
     singular = np.linalg.svd(added, compute_uv=False)
     for rank in (3, 10):
         lost = np.square(fitted(kind="low_rank", rank=rank) - whole).sum()
@@ -593,12 +591,12 @@ def test_hubs_skew_how_often_a_candidate_is_found():
 def test_ranking_weights_of_two_chunks_are_a_logistic_regression():
     """With one rival a window, conditional logit is logit of the difference."""
     dataset, windows, _ = random_case(31, [5] * 60, 3, 6)  # two windows a document
-    found = linear.Moments(dataset, windows).ranking_weights()
+    found = moments.Moments(dataset, windows).ranking_weights()
     context = dataset.gather(windows[::2, :-1])
     apart = dataset.gather(windows[::2, -1]) - dataset.gather(windows[1::2, -1])
     x = np.einsum("wcd,wd->wc", context, apart).astype(np.float64)
     sklearn = pytest.importorskip("sklearn.linear_model")
-    strength = 1 / (4 * len(x) * linear.SHRINK)  # each window counts twice there
+    strength = 1 / (4 * len(x) * moments.SHRINK)  # each window counts twice there
     plain = sklearn.LogisticRegression(C=strength, fit_intercept=False, tol=1e-10)
     plain.fit(np.concatenate([x, -x]), np.repeat([1, 0], len(x)))
     np.testing.assert_allclose(found, plain.coef_[0], rtol=1e-3, atol=1e-3)
@@ -606,17 +604,17 @@ def test_ranking_weights_of_two_chunks_are_a_logistic_regression():
 
 def test_ranking_weights_see_only_the_chunks_that_follow(monkeypatch):
     dataset, windows, _ = random_case(32, [14, 9, 5, 1], 3, 6)
-    whole = linear.Moments(dataset, windows)
+    whole = moments.Moments(dataset, windows)
     vectors = dataset.gather(np.arange(dataset.n))
     documents = dataset.document_of(windows[:, -1])
-    monkeypatch.setattr(linear, "FOLLOWING", 4)
+    monkeypatch.setattr(moments, "FOLLOWING", 4)
     expected = []
     for window, document in zip(windows, documents, strict=True):
         after = windows[(documents == document) & (windows[:, -1] >= window[-1]), -1]
         if len(after) > 1:
             expected.append(vectors[window[:-1]] @ vectors[np.sort(after)[:5]].T)
     for block in (2, 5, 100):
-        monkeypatch.setattr(linear, "BLOCK", block)
+        monkeypatch.setattr(moments, "BLOCK", block)
         found = [
             row[mask].T
             for products, there in whole._following()
@@ -630,4 +628,4 @@ def test_ranking_weights_see_only_the_chunks_that_follow(monkeypatch):
 def test_ranking_weights_need_something_to_tell_apart():
     dataset, windows, _ = random_case(33, [4, 4], 3, 6)
     with pytest.raises(ValueError, match="nothing to tell"):
-        linear.Moments(dataset, windows).ranking_weights()
+        moments.Moments(dataset, windows).ranking_weights()

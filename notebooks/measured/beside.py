@@ -22,7 +22,7 @@ from lvmlib.corpus.encoding import load_encoder
 from lvmlib.evaluation import cosine
 from lvmlib.inference import predict_windows
 from lvmlib.models import build_model
-from lvmlib.models.linear import Moments
+from lvmlib.moments import Moments
 from lvmlib.recipe import make_settings
 from lvmlib.runs import new_model
 from lvmlib.statistics import clustered_interval

@@ -11,7 +11,7 @@ import pandas as pd
 from lvmlib.evaluation import cosine
 from lvmlib.inference import predict_windows
 from lvmlib.models import build_model
-from lvmlib.models.linear import Moments
+from lvmlib.moments import Moments
 from lvmlib.statistics import clustered_interval
 from lvmlib.vectors import make_split, open_dataset
 
