@@ -232,10 +232,10 @@ def mean_cosine(model: nn.Module, dataset: Dataset, windows: np.ndarray) -> floa
 
 def fitted_start(dataset: Dataset, split: Split) -> dict[str, torch.Tensor]:
     """Return the tensors of ridge to the weights, fitted once for a split."""
-    return _fitted(dataset, split)["ridge_to_weights"].state_dict()
+    return fitted_baselines(dataset, split)["ridge_to_weights"].state_dict()
 
 
-def _fitted(dataset: Dataset, split: Split) -> dict[str, nn.Module]:
+def fitted_baselines(dataset: Dataset, split: Split) -> dict[str, nn.Module]:
     """Fit the baselines of a split, or load what was fitted to it before."""
     place = place_of(dataset, split)
     numbers = read_json(place / FITTED)
@@ -279,7 +279,7 @@ def score_baselines(
     results = read_json(place / "results.json")
     if results:
         return pd.read_parquet(place / "cosines.parquet"), results
-    baselines = _fitted(dataset, split)
+    baselines = fitted_baselines(dataset, split)
     table, cosines = {}, {}
     for name, baseline in baselines.items():
         outputs = predict_windows(baseline, dataset, split.test)

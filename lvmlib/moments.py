@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import cho_solve, cholesky
 from scipy.linalg.lapack import dtrtri
 from scipy.optimize import minimize
 from scipy.special import logsumexp
@@ -40,6 +40,7 @@ class Moments:
             products += flat @ flat.T
         self.means = sums / len(windows)  # (C + 1, D)
         self.sums, self.products = sums, products
+        self.freedom: dict[float, float] = {}  # tr H of ridge, by λ's exponent
 
     def _vectors(self, dtype: type) -> Iterator[np.ndarray]:
         for start in range(0, len(self.windows), BLOCK):
@@ -164,20 +165,20 @@ class Moments:
         matrix = matrix.copy()
         np.fill_diagonal(matrix, matrix.diagonal() + penalty)
         # The transpose is in LAPACK's order: nothing is copied once more.
-        factor = cho_factor(matrix.T, overwrite_a=True, check_finite=False)
-        found = cho_solve(factor, rest.astype(np.float64), check_finite=False)
+        factor = cholesky(matrix.T, overwrite_a=True, check_finite=False)
+        found = cho_solve((factor, False), rest.astype(float), check_finite=False)
         change = found.astype(np.float32)
         change = change if left is None else left.T @ change
-        windows = len(self.windows)
-        inverse, _ = dtrtri(factor[0], lower=factor[1])
-        inverse = np.tril(inverse) if factor[1] else np.triu(inverse)
-        # tr M (M + λ)⁻¹, for M = XᵀX or XXᵀ
-        freedom = len(matrix) - penalty * np.square(inverse).sum()
+        if exponent not in self.freedom:  # tr M (M + λ)⁻¹, for M = XᵀX or XXᵀ
+            inverse, _ = dtrtri(factor, overwrite_c=True)
+            lost = penalty * np.vdot(inverse.T, inverse.T)
+            self.freedom[exponent] = len(matrix) - float(lost)
         if left is None:  # Δᵀ XᵀX Δ = Δᵀ (rest − λ Δ)
             residual = self._rest(start) - (found * (rest + penalty * found)).sum()
         else:
             residual = penalty**2 * np.square(found).sum()
-        gcv = windows * residual / max(windows - freedom, 1e-9) ** 2
+        windows = len(self.windows)
+        gcv = windows * residual / max(windows - self.freedom[exponent], 1e-9) ** 2
         return Solution(change, penalty, float(gcv))
 
     def explained(self, change: np.ndarray) -> np.ndarray:

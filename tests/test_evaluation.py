@@ -513,8 +513,9 @@ def test_generalised_cross_validation_by_the_hat_matrix(length, start):
 
 @pytest.mark.parametrize("context", [1, 3])
 @pytest.mark.parametrize("kind", linear.KINDS)
-def test_every_kind_is_fitted_saved_and_loaded(kind, context, tmp_path):
+def test_every_kind_is_fitted_saved_and_loaded(kind, context, tmp_path, runs_root):
     dataset, windows, _ = random_case(18, [40, 30, 30], context, 8)
+    dataset.info["sha256"] = "cd" * 32
     train, validation, test = np.split(windows, [50, 70])
     model = build_model("linear", dim=8, context=context, kind=kind)
     model.fit(dataset, Split(train, validation, test))
@@ -629,3 +630,17 @@ def test_ranking_weights_need_something_to_tell_apart():
     dataset, windows, _ = random_case(33, [4, 4], 3, 6)
     with pytest.raises(ValueError, match="nothing to tell"):
         moments.Moments(dataset, windows).ranking_weights()
+
+
+def test_a_baseline_as_a_model_is_not_fitted_again(runs_root, monkeypatch):
+    dataset, windows, _ = random_case(34, [40, 30, 30], 2, 8)
+    dataset.info["sha256"] = "ef" * 32
+    split = Split(windows[:40], windows[40:60], windows[40:])
+    fitted = evaluation.fitted_baselines(dataset, split)
+    monkeypatch.setattr(evaluation, "fit_baselines", None)
+    for name, kind in {"ridge": "ridge", "six_numbers": "weights_and_mean"}.items():
+        model = build_model("linear", dim=8, context=2, kind=kind)
+        model.fit(dataset, split)
+        assert model.numbers == fitted[name].numbers != {}
+        for key, value in fitted[name].state_dict().items():
+            assert torch.equal(model.state_dict()[key], value)
