@@ -91,7 +91,7 @@ class Moments:
         Conditional logit (McFadden 1974): of the target and up to `FOLLOWING` targets
         after it, chunk k is the next one with a probability ∝ exp(Σ weight_c x_c · k).
         Its likelihood is concave in the weights. Raises ValueError if no document has
-        two windows.
+        two windows, or no best weights are found.
         """
         told = [part for part in self._following() if len(part[0])]
         if not told:
@@ -113,7 +113,10 @@ class Moments:
             return value, slope
 
         start = np.zeros(len(self.products) - 1)
-        return minimize(surprise, start, jac=True, method="BFGS", tol=1e-6).x
+        found = minimize(surprise, start, jac=True, method="BFGS", tol=1e-6)
+        if not np.abs(found.jac).max() < 1e-4:  # it may stop short of its tolerance
+            raise ValueError(f"the ranking weights did not converge: {found.message}")
+        return found.x
 
     def _following(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Products of contexts with the target and what follows it, block by block.

@@ -125,16 +125,28 @@ def told_apart(
         By model, whether it reads the mean of all so far, and training vectors: 1.0
         where the target came first, (S, W), and the windows' documents, (W,). Empty if
         there is no such file.
+
+    Raises
+    ------
+    ValueError
+        If the models were not scored on the same windows.
     """
     if not Path(file).exists():
         return {}
-    found = {}
     ranks = pd.read_parquet(file)
-    for key, runs in ranks.groupby(["model", "running_mean", "size"], sort=False):
-        seeds = [run for _, run in runs.groupby("seed")]
-        first = np.stack([(run["rank"] == 1).to_numpy(float) for run in seeds])
-        found[key] = first, seeds[0]["document"].to_numpy()
-    return found
+    table = ranks.pivot(
+        index=["document", "row"],
+        columns=["model", "running_mean", "size", "seed"],
+        values="rank",
+    )
+    table = table.sort_index().sort_index(axis=1)
+    if table.isna().any(axis=None):
+        raise ValueError(f"{file}: not all models have a rank for the same windows.")
+    documents = table.index.get_level_values("document").to_numpy()
+    return {
+        key: ((ranks.to_numpy() == 1).astype(float), documents)
+        for key, ranks in table.T.groupby(level=["model", "running_mean", "size"])
+    }
 
 
 def published_study() -> Path:

@@ -133,8 +133,8 @@ def load_pretrained(use: str = "best") -> nn.Module:
     ----------
     use : {"best", "ranking", "running"}
         The model of five chunks that is nearest to the next vector; or of two that read
-        the mean of all chunks so far, too (`with_mean`), the one that best tells the
-        next chunk from others, and the one that is nearer than any of five chunks, but
+        the mean of all chunks so far, too (`with_mean`), one fitted to tell the next
+        chunk from those after it, and one that is nearer than any of five chunks, but
         worse at that.
 
     All predict vectors of all-mpnet-base-v2; those of another encoder mean nothing to

@@ -101,11 +101,11 @@ def test_info_identifies_the_encoder_by_its_weights(encoder, tmp_path):
 
 def test_bfloat16_is_close_to_float32(encoder):
     texts = sentences(40)
-    mixed = load_encoder(MODEL, "bf16-true").encode(texts)
-    assert mixed.dtype == np.float32
+    rounded = load_encoder(MODEL, "bf16-true").encode(texts)
+    assert rounded.dtype == np.float32
     exact = encoder.encode(texts)
-    assert not np.array_equal(mixed, exact)
-    assert (mixed * exact).sum(axis=1).mean() >= 0.999
+    assert not np.array_equal(rounded, exact)
+    assert (rounded * exact).sum(axis=1).mean() >= 0.999
 
 
 def test_sorting_by_length_restores_the_order_and_saves_padding(encoder):

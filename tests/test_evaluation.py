@@ -644,3 +644,12 @@ def test_a_baseline_as_a_model_is_not_fitted_again(runs_root, monkeypatch):
         assert model.numbers == fitted[name].numbers != {}
         for key, value in fitted[name].state_dict().items():
             assert torch.equal(model.state_dict()[key], value)
+
+
+def test_ranking_weights_are_finite_where_every_target_can_be_told():
+    """Documents that go round a circle: the next chunk is always the nearest."""
+    angles = np.concatenate([np.arange(12) * 0.25 + n for n in range(20)])
+    vectors = np.column_stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
+    windows = windows_of([12] * 20, 1)
+    found = moments.Moments(in_memory(vectors, [12] * 20), windows).ranking_weights()
+    assert 10 < found[0] < 1e6

@@ -394,14 +394,18 @@ def test_who_was_told_apart_is_read_by_model_and_seed(tmp_path):
             "size": 5,
             "seed": [0, 0, 1, 1, 0, 0],
             "document": [7, 8] * 3,
+            "row": [70, 80] * 3,
             "rank": [1, 2, 3, 1, 1, 1],
         }
     )
-    ranks.to_parquet(tmp_path / "apart.parquet")
+    ranks.sample(frac=1, random_state=0).to_parquet(tmp_path / "apart.parquet")
     found = results.told_apart(tmp_path / "apart.parquet")
     assert found["a", True, 5][0].tolist() == [[1, 0], [0, 1]]
     assert found["b", False, 5][0].tolist() == [[1, 1]]
     assert found["a", True, 5][1].tolist() == [7, 8]
+    ranks.iloc[:-1].to_parquet(tmp_path / "apart.parquet")
+    with pytest.raises(ValueError, match="the same windows"):
+        results.told_apart(tmp_path / "apart.parquet")
 
 
 def test_an_entry_is_repeated_if_it_is_at_all_its_sizes():

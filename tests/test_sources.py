@@ -384,7 +384,7 @@ def test_memory_does_not_grow_with_the_source(name, tmp_path):
     row = {"id": "1", "title": "T", "text": text}
     page = "<page><title>T</title><revision><text>{}</text></revision></page>"
     peaks = []
-    for count in (200, 1000) if name == "a.json" else (80, 400):
+    for count in (200, 1000) if name == "a.json" else (80, 800):
         path = tmp_path / name
         if name == "a.xml.bz2":  # not the same again and again, which a bomb would be
             draw = random.Random(0)

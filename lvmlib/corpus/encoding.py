@@ -127,15 +127,16 @@ def load_encoder(name: str = DEFAULT_ENCODER, precision: str = "auto") -> Encode
     weights = hashlib.sha256()
     for parameter in model.parameters():
         weights.update(parameter.detach().cpu().contiguous().numpy())
-    if precision == "auto" and resolve_precision(precision, where) == "bf16-mixed":
-        precision = "bf16-true"
+    if precision == "auto":
+        native = resolve_precision(precision, where) == "bf16-mixed"
+        precision = "bf16-true" if native else "32-true"
     if precision == "bf16-true":
         model.bfloat16()
     info = {
         "name": encoder_name(name),
         "dim": len(model.encode("A first sentence.", show_progress_bar=False)),
         "max_tokens": model.max_seq_length,
-        "precision": "32-true" if precision == "auto" else precision,
+        "precision": precision,
         "normalised": True,
         "weights": weights.hexdigest(),
     }

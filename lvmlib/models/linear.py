@@ -1,4 +1,4 @@
-"""The linear family, from the last vector to ridge, fitted in closed form."""
+"""The linear family, from the last vector to ridge, solved and not trained."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from lvmlib.evaluation import KINDS as BASELINE_KINDS
 from lvmlib.evaluation import fitted_baselines, mean_cosine
 from lvmlib.moments import Moments
 from lvmlib.names import unknown_name
+from lvmlib.records import BASELINES
 from lvmlib.vectors import Dataset, Split
 
 RIDGES = ("ridge", "ridge_to_weights")
@@ -124,14 +126,17 @@ class Linear(nn.Module):
     def fit(self, dataset: Dataset, split: Split) -> None:
         """Fit to the training windows (and λ to the validation windows).
 
-        What stands beside every run is fitted once for all of them.
+        The baselines of every run are fitted once for a split, and kept in the folder
+        of runs: a model of their kind is read from there. Raises ValueError where
+        `Moments.ranking_weights` does.
         """
-        for baseline in fitted_baselines(dataset, split).values():
-            if baseline.kind == self.kind:
-                self.load_state_dict(baseline.state_dict())
-                self.numbers = baseline.numbers
-                return
-        self.fit_moments(Moments(dataset, split.train), split.validation)
+        family = {BASELINE_KINDS.get(name, name): name for name in BASELINES}
+        if self.kind in family:
+            baseline = fitted_baselines(dataset, split)[family[self.kind]]
+            self.load_state_dict(baseline.state_dict())
+            self.numbers = baseline.numbers
+        else:
+            self.fit_moments(Moments(dataset, split.train), split.validation)
 
     def fit_moments(self, moments: Moments, validation: np.ndarray) -> None:
         """Fit to windows that others of the family are fitted to as well."""

@@ -31,10 +31,18 @@ def main(encoder, source, output):
         texts += chunk(json.loads(line)["text"].splitlines())
         if len(texts) >= CHUNKS:
             break
-    ours = load_encoder(encoder)
+    ours, exact = (
+        load_encoder(encoder, precision) for precision in ("auto", "32-true")
+    )
     plain = load_encoder(encoder).model.bfloat16()
+
+    def autocast():  # what the library did before: rounds less, casts at every layer
+        with torch.autocast("cpu", torch.bfloat16):
+            return exact.encode(texts)
+
     ways = {
         "plain": lambda: plain.encode(texts, normalize_embeddings=True),
+        "autocast": autocast,
         "lvmlib": lambda: ours.encode(texts),
     }
     rows = []
@@ -46,11 +54,11 @@ def main(encoder, source, output):
             seconds = time.perf_counter() - started
             row = {"way": way, "round": turn, "chunks": len(texts), "seconds": seconds}
             rows.append(row | {"peak_mb": peak_memory_mb()})
-        near = cosine(*(np.asarray(vectors[way], dtype=np.float32) for way in ways))
-        rows[-1]["cosine_to_plain"] = float(near.mean())
-        print(rows[-2:], flush=True)
-    exact = load_encoder(encoder, "32-true").encode(texts)
-    rows[-1]["cosine_to_float32"] = float(cosine(vectors["lvmlib"], exact).mean())
+        print(rows[-3:], flush=True)
+    reference = exact.encode(texts)
+    for row, vectors_of in zip(rows[-3:], vectors.values(), strict=True):
+        near = cosine(np.asarray(vectors_of, np.float32), reference)
+        row["cosine_to_float32"] = float(near.mean())
     table = pd.DataFrame(rows).assign(processor=processor_name())
     table.to_csv(output, index=False)
 
