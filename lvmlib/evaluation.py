@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import nn
 
 from lvmlib.files import atomic_path, read_json, runs_root, write_json
@@ -26,7 +25,9 @@ from lvmlib.records import BASELINES
 from lvmlib.vectors import Dataset, Split
 from lvmlib.weights import load_weights, save_weights
 
-KINDS = {"five_weights": "weights", "six_numbers": "weights_and_mean"}  # of linear
+# What each of the baselines is among the kinds of `linear`.
+BASELINE_KINDS = {name: name for name in BASELINES}
+BASELINE_KINDS |= {"five_weights": "weights", "six_numbers": "weights_and_mean"}
 VERSION = 2  # of the baselines; those kept under another one are fitted again
 RANKINGS = ("document", "all", "document_with_context", "all_with_context")
 FITTED = "fitted.json"  # what was fitted to a split, beside its weights
@@ -210,9 +211,9 @@ def fit_baselines(
             f"{validation.shape[1]}: cut both with the same context."
         )
     moments, fitted = Moments(dataset, train), {}
-    for name in BASELINES:
+    for name, kind in BASELINE_KINDS.items():
         sizes = {"dim": dataset.dim, "context": train.shape[1] - 1}
-        fitted[name] = build_model("linear", kind=KINDS.get(name, name), **sizes).eval()
+        fitted[name] = build_model("linear", kind=kind, **sizes).eval()
         fitted[name].fit_moments(moments, validation)
     return fitted
 
@@ -228,11 +229,6 @@ def mean_cosine(model: nn.Module, dataset: Dataset, windows: np.ndarray) -> floa
         raw = predict_windows(model, dataset, windows[part])
         total += cosine(raw, dataset.gather(windows[part, -1])).sum()
     return float(total / len(windows))
-
-
-def fitted_start(dataset: Dataset, split: Split) -> dict[str, torch.Tensor]:
-    """Return the tensors of ridge to the weights, fitted once for a split."""
-    return fitted_baselines(dataset, split)["ridge_to_weights"].state_dict()
 
 
 def fitted_baselines(dataset: Dataset, split: Split) -> dict[str, nn.Module]:

@@ -25,12 +25,7 @@ from pydantic.dataclasses import dataclass
 
 from lvmlib.files import runs_root
 from lvmlib.models import model_class
-from lvmlib.names import (
-    ParameterError,
-    check_names,
-    read_parameters,
-    unknown_name,
-)
+from lvmlib.names import ParameterError, check_names, read_parameters, unknown_name
 from lvmlib.start import HEAD_STARTS
 from lvmlib.vectors import PROTOCOLS, Dataset, Split, make_split
 

@@ -144,8 +144,8 @@ def told_apart(
         raise ValueError(f"{file}: not all models have a rank for the same windows.")
     documents = table.index.get_level_values("document").to_numpy()
     return {
-        key: ((ranks.to_numpy() == 1).astype(float), documents)
-        for key, ranks in table.T.groupby(level=["model", "running_mean", "size"])
+        key: ((seeds.to_numpy() == 1).astype(float), documents)
+        for key, seeds in table.T.groupby(level=["model", "running_mean", "size"])
     }
 
 

@@ -72,11 +72,9 @@ class Started(nn.Module):
 
     def fit(self, dataset: Dataset, split: Split) -> None:
         """Fit the linear model; what the network gives at the start is taken off it."""
-        from lvmlib.evaluation import fitted_start  # it imports models, as we do
-
         if self.start is None:
             return
-        self.start.load_state_dict(fitted_start(dataset, split))
+        self.start.fit(dataset, split)
         if getattr(self.network, "adds_average", False):
             share = 1 / len(self.start.weights)
             with torch.no_grad():

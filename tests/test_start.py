@@ -9,7 +9,7 @@ from conftest import drifting_vectors
 from safetensors import safe_open
 
 from lvmlib import count_parameters, evaluation, load_weights, predict, save_weights
-from lvmlib.evaluation import fitted_start, score_baselines
+from lvmlib.evaluation import fitted_baselines, score_baselines
 from lvmlib.inference import predict_windows
 from lvmlib.models import ARCHITECTURES, build_model
 from lvmlib.names import ParameterError
@@ -33,6 +33,10 @@ def data(dataset_folder, runs_root):
     return dataset, make_split(dataset, "controlled", 200)
 
 
+def ridge_to_weights(dataset, split):
+    return fitted_baselines(dataset, split)["ridge_to_weights"].state_dict()
+
+
 def network(name, dim=16, context=5):
     torch.manual_seed(0)
     return build_model(name, dim=dim, context=context)
@@ -45,7 +49,7 @@ def test_with_a_head_start_training_begins_at_the_linear_model(name, scale, data
     model = Started(network(name), scale, "frozen")
     model.fit(dataset, split)
     linear = build_model("linear", dim=16)
-    linear.load_state_dict(fitted_start(dataset, split))
+    linear.load_state_dict(ridge_to_weights(dataset, split))
     found = predict_windows(model, dataset, split.test)
     np.testing.assert_allclose(
         found, predict_windows(linear, dataset, split.test), atol=2e-6
@@ -91,7 +95,7 @@ def test_what_is_loaded_predicts_as_what_was_saved(head_start, data, tmp_path):
 
 def test_training_leaves_a_frozen_start_and_moves_a_trained_one(data, tmp_path):
     dataset, split = data
-    before = fitted_start(dataset, split)["matrix"]
+    before = ridge_to_weights(dataset, split)["matrix"]
     for head_start, moved in (("frozen", False), ("trained", True)):
         model = Started(network("gru"), True, head_start)
         recipe = Recipe(**RECIPE, scale=True, head_start=head_start)
@@ -108,11 +112,11 @@ def test_the_start_is_the_baseline_and_fitted_once(data, runs_root, monkeypatch,
         return score_baselines(dataset, split)[1]
 
     if first == "start":
-        fitted_start(dataset, split)
+        ridge_to_weights(dataset, split)
     else:
         score()
     monkeypatch.setattr(evaluation, "fit_baselines", None)
-    state, numbers = fitted_start(dataset, split), score()["baselines"]
+    state, numbers = ridge_to_weights(dataset, split), score()["baselines"]
     numbers = numbers["ridge_to_weights"]["numbers"]
     found = [numbers[f"weight_{n}"] for n in range(1, 6)]
     np.testing.assert_allclose(state["weights"], found, rtol=1e-6)

@@ -9,17 +9,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from lvmlib.evaluation import KINDS as BASELINE_KINDS
-from lvmlib.evaluation import fitted_baselines, mean_cosine
+from lvmlib.evaluation import BASELINE_KINDS, fitted_baselines, mean_cosine
 from lvmlib.moments import Moments
 from lvmlib.names import unknown_name
-from lvmlib.records import BASELINES
 from lvmlib.vectors import Dataset, Split
 
 RIDGES = ("ridge", "ridge_to_weights")
-WEIGHTED = ("last_vector", "context_average", "weights", "weights_and_mean")
-WEIGHTED += ("ranking_weights",)
-KINDS = (*WEIGHTED, *RIDGES, "low_rank", "mean_vector")
+KINDS = ("last_vector", "context_average", "weights", "weights_and_mean")
+KINDS += ("ranking_weights", *RIDGES, "low_rank", "mean_vector")
 # What is fitted, of the two tensors that every kind has.
 WITH_WEIGHTS = ("weights", "weights_and_mean", "ridge_to_weights", "low_rank")
 WITH_WEIGHTS += ("ranking_weights",)
@@ -130,9 +127,9 @@ class Linear(nn.Module):
         of runs: a model of their kind is read from there. Raises ValueError where
         `Moments.ranking_weights` does.
         """
-        family = {BASELINE_KINDS.get(name, name): name for name in BASELINES}
-        if self.kind in family:
-            baseline = fitted_baselines(dataset, split)[family[self.kind]]
+        names = {kind: name for name, kind in BASELINE_KINDS.items()}
+        if self.kind in names:
+            baseline = fitted_baselines(dataset, split)[names[self.kind]]
             self.load_state_dict(baseline.state_dict())
             self.numbers = baseline.numbers
         else:

@@ -27,7 +27,7 @@ from cells import STUDY_BATCHES, work
 from control import VARIANTS, flops_per_window, has_bf16
 
 from lvmlib.corpus.writing import write_dataset
-from lvmlib.evaluation import BASELINES, KINDS
+from lvmlib.evaluation import BASELINE_KINDS
 from lvmlib.files import write_json
 from lvmlib.inference import predict
 from lvmlib.models import (
@@ -35,8 +35,8 @@ from lvmlib.models import (
     build_model,
     count_parameters,
     model_class,
-    unknown_name,
 )
+from lvmlib.names import unknown_name
 from lvmlib.results import REPORTED_SIZES
 from lvmlib.runs import git_commit, processor_name
 from lvmlib.vectors import open_dataset
@@ -451,8 +451,8 @@ def side_by_side(rounds: int = 15, dim: int = DIM, context: int = 5) -> pd.DataF
     window = np.random.default_rng(0).normal(size=(context, dim)).astype(np.float32)
     models = {name: build_model(name, dim=dim) for name in ARCHITECTURES}
     models |= {
-        name: build_model("linear", dim=dim, kind=KINDS.get(name, name))
-        for name in BASELINES
+        name: build_model("linear", dim=dim, kind=kind)
+        for name, kind in BASELINE_KINDS.items()
     }
     seconds: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(rounds):

@@ -20,7 +20,7 @@ import torch
 sys.path.append(str(Path(__file__).parent.parent / "benchmark"))
 from cells import control_curve, run_train
 
-from lvmlib.evaluation import fitted_start, mean_cosine
+from lvmlib.evaluation import mean_cosine
 from lvmlib.models import ARCHITECTURES, build_model
 from lvmlib.runs import new_model, processor_name
 from lvmlib.study import read_study
@@ -33,12 +33,11 @@ def started_curve(model, recipe, data, split):
     """Fit the linear family, then train: seconds so far and validation cosine."""
     with TemporaryDirectory() as runs:
         os.environ["LVM_RUNS"] = runs  # where nothing has been fitted yet
+        linear = build_model("linear", dim=data.dim).eval()
         begun = time.perf_counter()
-        start = fitted_start(data, split)
+        linear.fit(data, split)
         fitting = time.perf_counter() - begun
         history = run_train(model, data, split, recipe)
-    linear = build_model("linear", dim=data.dim).eval()
-    linear.load_state_dict(start)
     curve = [(fitting, mean_cosine(linear, data, split.validation))]
     seconds = fitting + history["seconds"].cumsum()
     return curve + list(zip(seconds, history["validation_cosine"], strict=True))

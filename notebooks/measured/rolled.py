@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pandas as pd
 
-from lvmlib.evaluation import cosine, fitted_start
+from lvmlib.evaluation import cosine
 from lvmlib.inference import predict, roll
 from lvmlib.models import build_model
 from lvmlib.statistics import clustered_interval
@@ -20,7 +20,7 @@ FARTHEST = 5
 def ridge(dataset, split):
     """Return ridge to the weights, fitted to a split (or what is kept of it)."""
     model = build_model("linear", kind="ridge_to_weights", dim=dataset.dim)
-    model.load_state_dict(fitted_start(dataset, split))
+    model.fit(dataset, split)
     return model.eval()
 
 
