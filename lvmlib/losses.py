@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-TEMPERATURE = 0.05  # by which the ranking loss divides cosines
+TEMPERATURE = 0.05  # by which cosines, or products, are divided
 NEIGHBOURS = 8  # windows of one document that it sees side by side
 
 
@@ -33,6 +33,27 @@ def total_loss(kind: str, raw: Tensor, target: Tensor, rows: Tensor) -> Tensor:
     similarity = similarity.masked_fill(own_context, -torch.inf)
     truth = torch.arange(len(raw), device=raw.device)
     return F.cross_entropy(similarity, truth, reduction="sum")
+
+
+def total_surprise(raw: Tensor, target: Tensor, later: Tensor, there: Tensor) -> Tensor:
+    """Return the sum over windows of −log the probability that the target comes next.
+
+    Of the target and the chunks after it, k is the next one with a probability
+    ∝ exp(raw · k / TEMPERATURE): conditional logit (McFadden 1974), as in
+    `Moments.ranking_weights`. Where nothing comes after it, it is certain: 0.
+
+    Parameters
+    ----------
+    raw, target : (B, D)
+    later : (B, K, D)
+        Of `Dataset.following`.
+    there : (B, K)
+        Which of them are chunks, and not the target once more.
+    """
+    logits = torch.einsum("bd,bkd->bk", raw, later).masked_fill(~there, -torch.inf)
+    truth = (raw * target).sum(-1, keepdim=True)  # (B, 1)
+    logits = torch.cat([truth, logits], dim=1) / TEMPERATURE
+    return (logits.logsumexp(1) - logits[:, 0]).sum()
 
 
 def side_by_side(order: np.ndarray, documents: np.ndarray) -> np.ndarray:

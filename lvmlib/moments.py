@@ -15,7 +15,6 @@ from scipy.special import logsumexp
 from lvmlib.vectors import Dataset
 
 BLOCK = 2048  # windows gathered at a time, so that memory does not grow with them
-FOLLOWING = 29  # chunks after the target that `ranking_weights` tell it from
 SHRINK = 1e-6  # their penalty: where every target could be told, they stay finite
 
 
@@ -88,12 +87,12 @@ class Moments:
     def ranking_weights(self) -> np.ndarray:
         """Return weights (C,) that tell the target from what its document has after it.
 
-        Conditional logit (McFadden 1974): of the target and up to `FOLLOWING` targets
-        after it, chunk k is the next one with a probability ∝ exp(Σ weight_c x_c · k).
-        Its likelihood is concave in the weights. Raises ValueError if no document has
-        two windows, or no best weights are found.
+        Conditional logit (McFadden 1974): of the target and those `following` it, chunk
+        k is the next one with a probability ∝ exp(Σ weight_c x_c · k). Its likelihood
+        is concave in the weights. Raises ValueError if no document has two windows, or
+        no best weights are found.
         """
-        told = [part for part in self._following() if len(part[0])]
+        told = list(self._following())
         if not told:
             raise ValueError(
                 "no document of the training windows has two of them: there is nothing "
@@ -124,25 +123,24 @@ class Moments:
         (B, K, C), the target's first, and which of the K are of its document, (B, K);
         windows with nothing after their target are left out.
         """
-        windows = self.windows[np.argsort(self.windows[:, -1], kind="stable")]
-        documents = self.dataset.document_of(windows[:, -1])
-        ahead = np.arange(FOLLOWING + 1)
-        for start in range(0, len(windows), BLOCK):
-            own = np.arange(start, min(start + BLOCK, len(windows)))
-            after = np.minimum(own[:, None] + ahead, len(windows) - 1)  # (B, K)
-            there = documents[after] == documents[own][:, None]
-            there &= own[:, None] + ahead < len(windows)
-            context = self.dataset.gather(windows[own, :-1])  # (B, C, D)
-            targets = self.dataset.gather(windows[own[0] : after.max() + 1, -1])
+        later = self.dataset.following(self.windows)  # (W, K − 1)
+        candidates = np.concatenate([self.windows[:, -1:], later], axis=1)
+        there = candidates != self.windows[:, -1:]
+        there[:, 0] = True
+        told = np.flatnonzero(there[:, 1:].any(axis=1))
+        for start in range(0, len(told), BLOCK):
+            own = told[start : start + BLOCK]
+            context = self.dataset.gather(self.windows[own, :-1])  # (B, C, D)
+            rows, columns = np.unique(candidates[own], return_inverse=True)
+            vectors = self.dataset.gather(rows)
             products = np.stack(
                 [
-                    np.einsum("bcd,bd->bc", context, targets[column - start])
-                    for column in after.T
+                    np.einsum("bcd,bd->bc", context, vectors[column])
+                    for column in columns.reshape(len(own), -1).T
                 ],
                 axis=1,
             )
-            told = there.sum(axis=1) > 1
-            yield products[told], there[told]
+            yield products, there[own]
 
     def ridge(self, start: np.ndarray, exponent: float) -> Solution:
         """Solve for W = W₀ + Δ with the penalty λ on Δ, where W₀ = [start₁ I … ].

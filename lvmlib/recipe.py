@@ -72,11 +72,12 @@ class Recipe:
     scale : bool
         Train on vectors of unit variance, see `lvmlib.start`.
     head_start : str
-        "none", or begin at the best linear model: "frozen", or "trained" at a tenth of
-        the rate.
+        "none", or begin at the best linear model for the loss: "frozen", or "trained"
+        at a tenth of the rate.
     loss : str
         "mse" of raw outputs; "cosine", 1 − cosine; "ranking": tell the next vector
-        from those of the batch's other windows, see `lvmlib.losses`.
+        from those of the batch's other windows; "following": from those that come
+        after it in its document, which judges the epochs, too. See `lvmlib.losses`.
     every_position : bool
         Predict what follows each of the context's vectors, not the last one alone;
         for recurrent and causal networks, without a head start.
@@ -99,7 +100,7 @@ class Recipe:
     patience: NonNegativeInt = 0
     scale: bool = False
     head_start: Literal[HEAD_STARTS] = "none"
-    loss: Literal["mse", "cosine", "ranking"] = "mse"
+    loss: Literal["mse", "cosine", "ranking", "following"] = "mse"
     every_position: bool = False
     averaging: Share = 0.0
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
@@ -116,9 +117,21 @@ class Recipe:
                 "every_position has no head start: the linear model reads the whole "
                 "context."
             )
-        if self.every_position and self.loss == "ranking":
-            raise ValueError("loss 'ranking' is that of the last position alone.")
+        if self.every_position and self.loss in ("ranking", "following"):
+            raise ValueError(f"loss {self.loss!r} is that of the last position alone.")
         return self
+
+    @property
+    def judge(self) -> str:
+        """The column of a history that the best epoch has most of."""
+        likely = self.loss == "following"
+        return "validation_likelihood" if likely else "validation_cosine"
+
+    @property
+    def start(self) -> str:
+        """The kind of linear model that a head start begins at: the strongest."""
+        likely = self.loss == "following"
+        return "ranking_weights" if likely else "ridge_to_weights"
 
 
 @dataclass(frozen=True, config=STRICT)

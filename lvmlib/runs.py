@@ -55,7 +55,7 @@ def new_model(settings: Settings, dim: int) -> nn.Module:
     model = build_model(settings.architecture, **sizes, **settings.options)
     recipe = settings.recipe
     if recipe.scale or recipe.head_start != "none":
-        model = Started(model, recipe.scale, recipe.head_start)
+        model = Started(model, recipe.scale, recipe.head_start, recipe.start)
     model.untrained = settings.seed, torch.get_rng_state()
     return model
 
@@ -193,7 +193,7 @@ def _describe(
     history: pd.DataFrame,
 ) -> dict[str, Any]:
     device = resolve_device(settings.recipe.device)
-    best = history.loc[history["validation_cosine"].idxmax()]
+    best = history.loc[history[settings.recipe.judge].idxmax()]
     fitted = {"numbers": model.numbers} if hasattr(model, "numbers") else {}
     return fitted | {
         "architecture": settings.architecture,

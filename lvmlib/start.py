@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from lvmlib.losses import TEMPERATURE
 from lvmlib.models import build_model
 from lvmlib.names import unknown_name
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from lvmlib.vectors import Dataset, Split
 
 HEAD_STARTS = ("none", "frozen", "trained")
-START = "ridge_to_weights"  # the strongest of the linear family
 
 
 class Started(nn.Module):
@@ -36,9 +36,17 @@ class Started(nn.Module):
         Whether the network reads unit variance.
     head_start : {"none", "frozen", "trained"}
         Whether there is a linear model, and whether training moves it.
+    kind : str
+        Of the linear model: "ridge_to_weights", or "ranking_weights".
     """
 
-    def __init__(self, network: nn.Module, scale: bool, head_start: str):
+    def __init__(
+        self,
+        network: nn.Module,
+        scale: bool,
+        head_start: str,
+        kind: str = "ridge_to_weights",
+    ):
         super().__init__()
         if head_start not in HEAD_STARTS:
             raise unknown_name("head_start", head_start, HEAD_STARTS)
@@ -54,7 +62,7 @@ class Started(nn.Module):
         self.start = None
         if head_start != "none":
             sizes = {key: self.options[key] for key in ("dim", "context")}
-            self.start = build_model("linear", kind=START, **sizes)
+            self.start = build_model("linear", kind=kind, **sizes)
             self.start.requires_grad_(head_start == "trained")
             last = [m for m in network.modules() if isinstance(m, nn.Linear)][-1]
             nn.init.zeros_(last.weight)
@@ -75,9 +83,11 @@ class Started(nn.Module):
         if self.start is None:
             return
         self.start.fit(dataset, split)
-        if getattr(self.network, "adds_average", False):
-            share = 1 / len(self.start.weights)
-            with torch.no_grad():
+        with torch.no_grad():
+            if self.start.kind == "ranking_weights":  # as long as their loss asks
+                self.start.weights *= TEMPERATURE * self.start.numbers["sharpness"]
+            if getattr(self.network, "adds_average", False):
+                share = 1 / len(self.start.weights)
                 self.start.weights -= share if self.scale else share / self.root
 
 

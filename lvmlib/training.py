@@ -33,15 +33,16 @@ from lvmlib import evaluation
 from lvmlib.files import atomic_path
 from lvmlib.gpu import RecordedGradients, make_fabric, make_gather, parameters_of
 from lvmlib.inference import predict_windows
-from lvmlib.losses import side_by_side, total_loss
+from lvmlib.losses import side_by_side, total_loss, total_surprise
 from lvmlib.progress import Progress
 from lvmlib.recipe import Recipe, total_steps
 from lvmlib.records import GRADIENT_NORM_LIMIT
 from lvmlib.start import Started, inside
-from lvmlib.vectors import Dataset, Split
+from lvmlib.vectors import FOLLOWING, Dataset, Split
 from lvmlib.weights import load_weights, save_weights
 
 VALIDATION_BLOCK = 2048  # windows; all at once would be the peak of a run's memory
+SURPRISE_BLOCK = 256  # windows, of which each has thirty targets
 START_RATE = 0.1  # of a trained head start, as a share of the network's rate
 STEPS_TO_AGREE = 64  # how often several devices ask the first one's clock
 
@@ -61,7 +62,6 @@ class State:
     # Over them, sums of loss, cosine and gradient norm, the norm's maximum, and the
     # update that had it. Each of several devices has its own, and their mean holds.
     totals: Tensor = field(default_factory=lambda: torch.zeros(5))
-    best_cosine: float = -2.0
     history: list[dict[str, float]] = field(default_factory=list)  # finished epochs
 
 
@@ -77,14 +77,15 @@ def train(
     fabric: Fabric | None = None,
     after_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> pd.DataFrame:
-    """Train a model in place and leave it with its best weights by validation cosine.
+    """Train a model in place and leave it with its best weights on validation.
 
-    The best weights go to `folder`/model.safetensors, the history to history.csv. At
-    most every `checkpoint_seconds` a checkpoint is written; called again with the same
-    arguments, training goes on from it to the same numbers as an uninterrupted run.
-    A model with `fit` is fitted first; one without trainable parameters only that.
-    A checkpoint of another `identity` (a hash of recipe and dataset) is ignored. The
-    last one is left, for what may still fail after training, to the caller.
+    The best weights, by `recipe.judge`, go to `folder`/model.safetensors, the history
+    to history.csv. At most every `checkpoint_seconds` a checkpoint is written; called
+    again with the same arguments, training goes on from it to the same numbers as an
+    uninterrupted run. A model with `fit` is fitted first; one without trainable
+    parameters only that. A checkpoint of another `identity` (a hash of recipe and
+    dataset) is ignored. The last one is left, for what may still fail after training,
+    to the caller.
 
     Parameters
     ----------
@@ -101,6 +102,7 @@ def train(
         A row an epoch: epoch, step, learning_rate, train_loss, train_cosine,
         validation_loss, validation_cosine, gradient_norm, gradient_norm_max,
         gradient_norm_max_step (the update that had it), seconds, windows.
+        For the loss "following", validation_likelihood too: the mean log likelihood.
         The training loss is the recipe's, the validation loss the mean squared error
         per dimension of raw outputs. Training figures are means over the epoch with
         dropout on, of the weights as they move; validation may score their average.
@@ -133,9 +135,13 @@ def train(
         wrapped.mark_forward_method("at_every_position")
     state = _resume(begun, checkpoint, parts, device) if begun else State()
     state.totals = state.totals.to(device)
-    ranking = recipe.loss == "ranking"
+    ranking, following = recipe.loss == "ranking", recipe.loss == "following"
+    numbered = ranking or following  # the loss needs to know which rows they are
+    rows_of = split.train
+    if following:
+        rows_of = np.hstack([rows_of, dataset.following(rows_of)])
     gradients = partial(differentiate, recipe=recipe)
-    if device.type == "cuda" and fabric.world_size == 1 and not ranking:
+    if device.type == "cuda" and fabric.world_size == 1 and not numbered:
         gradients = RecordedGradients(gradients, recipe.batch_size)
     saved = time.monotonic()
     shown = Progress(folder, total) if fabric.is_global_zero else None
@@ -145,7 +151,7 @@ def train(
             order = draw.permutation(len(split.train))
             if ranking:
                 order = side_by_side(order, dataset.document_of(split.train[:, -1]))
-            windows = torch.from_numpy(split.train[order])
+            windows = torch.from_numpy(rows_of[order])
             batches = windows.to(device).split(recipe.batch_size)
             started = time.monotonic()
             model.train()
@@ -154,7 +160,7 @@ def train(
                 rows = batch[fabric.global_rank :: fabric.world_size]
                 number = torch.full((), state.step + 1.0, device=device)
                 given = (gather(rows), len(batch), number, state.totals)
-                named = {"rows": rows} if ranking else {}
+                named = {"rows": rows} if numbered else {}
                 gradients(fabric, wrapped, optimizer, *given, **named)
                 optimizer.step()
                 if recipe.averaging:
@@ -171,13 +177,13 @@ def train(
                     started = saved = time.monotonic()
             totals = fabric.all_reduce(state.totals).tolist()  # waits for the device
             state.seconds += time.monotonic() - started
-            _finish_epoch(fabric, parts, dataset, split, state, totals, folder)
+            _finish_epoch(fabric, parts, dataset, split, recipe, state, totals, folder)
             if shown:
                 shown.describe(state.history[-1])
             if after_epoch:
                 after_epoch(state.history[-1])
     fabric.barrier()  # the first process has written the best weights
-    _load_best(model, state, folder)
+    _load_best(model, recipe, state, folder)
     return pd.DataFrame(state.history)
 
 
@@ -255,10 +261,15 @@ def differentiate(
     number: Tensor,  # of the update, from one; on the device, as all that follows
     totals: Tensor,  # of the epoch, see State
     recipe: Recipe,
-    rows: Tensor | None = None,  # (B, context + 1), for the ranking loss
+    rows: Tensor | None = None,  # the batch's, for the losses of ranks
 ) -> None:
-    """Leave clipped gradients, and what the epoch's row needs in its totals."""
-    context, target = batch[:, :-1], batch[:, -1]  # (B, context, D), (B, D)
+    """Leave clipped gradients, and what the epoch's row needs in its totals.
+
+    For the loss "following" the batch has those chunks after the target.
+    """
+    after = FOLLOWING if recipe.loss == "following" else 0
+    reads = batch.shape[1] - after - 1
+    context, target = batch[:, :reads], batch[:, reads]  # (B, context, D), (B, D)
     if recipe.every_position:
         every = model.at_every_position(context).float()  # (B, context, D)
         raw = every[:, -1]  # (B, D)
@@ -275,6 +286,9 @@ def differentiate(
     if recipe.loss == "mse":
         per = 1 if recipe.scale else raw.shape[1]  # scaled: of unit variance
         loss = F.mse_loss(outputs, targets, reduction="sum") / (share * per)
+    elif after:
+        there = rows[:, reads + 1 :] != rows[:, reads : reads + 1]  # (B, FOLLOWING)
+        loss = total_surprise(raw, target, batch[:, reads + 1 :], there) / share
     else:
         loss = total_loss(recipe.loss, outputs, targets, rows) / share
     optimizer.zero_grad()
@@ -307,6 +321,7 @@ def _finish_epoch(
     parts: dict[str, Any],
     dataset: Dataset,
     split: Split,
+    recipe: Recipe,
     state: State,
     totals: list[float],
     folder: Path,
@@ -327,33 +342,40 @@ def _finish_epoch(
         "seconds": state.seconds,
         "windows": state.windows,
     }
-    row |= _validate(fabric, model, dataset, split.validation)
+    row |= _validate(fabric, model, dataset, split.validation, recipe)
     row = fabric.broadcast(row)  # from here on, all processes must decide alike
     if isinstance(scheduler, ReduceLROnPlateau):
         # The reported schedule watched the loss of normalised predictions.
         scheduler.step(2 - 2 * row["validation_cosine"])
+    before = [row[recipe.judge] for row in state.history]
     state.history.append(row)
     state.batch, state.windows, state.seconds = 0, 0, 0.0
     state.totals.zero_()
-    better = row["validation_cosine"] > state.best_cosine
-    if better:
-        state.best_cosine = row["validation_cosine"]
     if fabric.is_global_zero:
-        if better:
+        if row[recipe.judge] > max(before, default=-math.inf):
             save_weights(model, folder / "model.safetensors")
         with atomic_path(folder / "history.csv") as temporary:
             pd.DataFrame(state.history).to_csv(temporary, index=False)
 
 
 def _validate(
-    fabric: Fabric, model: nn.Module, dataset: Dataset, windows: np.ndarray
+    fabric: Fabric,
+    model: nn.Module,
+    dataset: Dataset,
+    windows: np.ndarray,
+    recipe: Recipe,
 ) -> dict[str, float]:
     """Return validation figures; each device computes its share of the windows."""
-    sums = _sums(model, dataset, windows[fabric.global_rank :: fabric.world_size])
+    share = slice(fabric.global_rank, None, fabric.world_size)
+    names, sums = ["loss", "cosine"], _sums(model, dataset, windows[share])
+    if recipe.loss == "following":
+        later = dataset.following(windows)[share]
+        surprise = _surprise(model, dataset, windows[share], later)
+        names, sums = [*names, "likelihood"], torch.cat([sums, -surprise])
     if fabric.world_size > 1:
         sums = fabric.all_reduce(sums.to(fabric.device), reduce_op="sum")
-    loss, cosine = (sums / len(windows)).tolist()
-    return {"validation_loss": loss, "validation_cosine": cosine}
+    means = (sums / len(windows)).tolist()
+    return {f"validation_{k}": mean for k, mean in zip(names, means, strict=True)}
 
 
 def _sums(model: nn.Module, dataset: Dataset, windows: np.ndarray) -> Tensor:
@@ -370,6 +392,27 @@ def _sums(model: nn.Module, dataset: Dataset, windows: np.ndarray) -> Tensor:
     return sums
 
 
+def _surprise(
+    model: nn.Module, dataset: Dataset, windows: np.ndarray, later: np.ndarray
+) -> Tensor:
+    """Return the sum of the loss "following", (1,), in blocks."""
+    total = torch.zeros(1, dtype=torch.float64)
+    for start in range(0, len(windows), SURPRISE_BLOCK):
+        part = windows[start : start + SURPRISE_BLOCK]
+        rows = later[start : start + SURPRISE_BLOCK]
+        raw, *others = (
+            torch.from_numpy(vectors)
+            for vectors in (
+                predict_windows(model, dataset, part),
+                dataset.gather(part[:, -1]),
+                dataset.gather(rows),
+            )
+        )
+        there = torch.from_numpy(rows != part[:, -1:])
+        total += total_surprise(raw, *others, there).double()
+    return total
+
+
 def _is_over(state: State, recipe: Recipe, total: int) -> bool:
     """Say whether training is done, diverged, or stopped getting better."""
     # The last epoch's updates may be done while its validation is not: batch tells.
@@ -377,10 +420,10 @@ def _is_over(state: State, recipe: Recipe, total: int) -> bool:
         return True
     if not state.history:
         return False
-    cosines = [row["validation_cosine"] for row in state.history]
-    if not math.isfinite(cosines[-1] + state.history[-1]["train_loss"]):
+    scores = [row[recipe.judge] for row in state.history]
+    if not math.isfinite(scores[-1] + state.history[-1]["train_loss"]):
         return True
-    since_best = len(cosines) - 1 - int(np.nanargmax(cosines))
+    since_best = len(scores) - 1 - int(np.nanargmax(scores))
     return bool(recipe.patience) and since_best >= recipe.patience
 
 
@@ -440,8 +483,8 @@ def _damaged(path: Path, error: Exception) -> TrainingError:
     )
 
 
-def _load_best(model: nn.Module, state: State, folder: Path) -> None:
-    if state.best_cosine <= -2:
+def _load_best(model: nn.Module, recipe: Recipe, state: State, folder: Path) -> None:
+    if not any(math.isfinite(row[recipe.judge]) for row in state.history):
         raise TrainingError(
             f"training diverged in its first epoch (step {state.step}): lower "
             "learning_rate, or raise warmup."

@@ -8,6 +8,7 @@ own, so that trials go on where they were stopped; a killed one is lost.
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
 import os
 import shutil
@@ -31,10 +32,11 @@ from lvmlib.training import TrainingError, train
 from lvmlib.vectors import open_dataset
 
 RANDOM_TRIALS = 4  # of a cell, before the sampler leans on what they found
+JUDGES = ("validation_cosine", "validation_likelihood")  # of `Recipe.judge`
 
 
 def tune(name: str, dataset: str, entry: str, size: int) -> None:
-    """Run what is left of a cell's trials; the score is the best validation cosine."""
+    """Run what is left of a cell's trials, scored by their best epoch's judge."""
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     plan = read_yaml(name)["tuning"]
@@ -53,7 +55,7 @@ def tune(name: str, dataset: str, entry: str, size: int) -> None:
 
         def report(row: dict[str, float]) -> None:
             rows.append(row)
-            trial.report(row["validation_cosine"], len(rows))
+            trial.report(row[settings.recipe.judge], len(rows))
             trial.set_user_attr("history", rows)
             if trial.should_prune():
                 raise optuna.TrialPruned
@@ -70,10 +72,10 @@ def tune(name: str, dataset: str, entry: str, size: int) -> None:
                 after_epoch=report,
             )
         except TrainingError:
-            return 0.0  # it diverged, which is an answer
+            return -math.inf  # it diverged, which is an answer
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        return max(row["validation_cosine"] for row in rows)
+        return max(row[settings.recipe.judge] for row in rows)
 
     study = open_study(cell)
     done = len(study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED)))
@@ -104,8 +106,9 @@ def suggest(trial: optuna.Trial, name: str, choice: Any) -> Any:
 def trials_table(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return all trials of a study: a row a trial, and a row an epoch.
 
-    The first has entry, size, trial, state, validation_cosine (of the best epoch; of a
-    pruned trial so far), seconds and the chosen parameters.
+    The first has entry, size, trial, state, the highest validation_cosine (of a pruned
+    trial so far) and, where it was the judge, validation_likelihood, seconds and the
+    chosen parameters.
     """
     trials, epochs = [], []
     for journal in sorted(folder.glob("*.log")):
@@ -115,9 +118,10 @@ def trials_table(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
             rows = trial.user_attrs.get("history", [])
             if not trial.state.is_finished() or not rows:
                 continue
-            best = max(row["validation_cosine"] for row in rows)
             row = place | {"state": trial.state.name.lower()}
-            row |= {"validation_cosine": best}
+            for judge in JUDGES:
+                if judge in rows[0]:
+                    row[judge] = max(epoch[judge] for epoch in rows)
             row |= {"seconds": sum(row["seconds"] for row in rows)}
             trials.append(row | trial.params)
             epochs += [place | row for row in rows]

@@ -37,6 +37,7 @@ ROLES = ("pool", "validation", "test")
 EXAM_SEED = 20_261_122
 VALIDATION_SHARE, TEST_SHARE = 0.10, 0.25
 HELD_OUT_WINDOWS = 0.10  # share of windows that `as_reported` validates on
+FOLLOWING = 29  # chunks after the target that it is told from
 
 
 class DatasetError(ValueError):
@@ -113,6 +114,22 @@ class Dataset:
     def chunks_of(self, windows: np.ndarray) -> np.ndarray:
         """Return the windows without the column of means, if they have one."""
         return windows[:, windows.max(axis=0, initial=0) < self.n]
+
+    def following(self, windows: np.ndarray) -> np.ndarray:
+        """Return the targets that come after each window's in its document, (W, 29).
+
+        The next `FOLLOWING` of these windows' targets, by row number; the window's own
+        where its document has no more.
+        """
+        order = np.argsort(windows[:, -1], kind="stable")
+        targets = windows[order, -1]
+        documents = self.document_of(targets)
+        last = np.searchsorted(documents, documents, side="right")[:, None] - 1
+        after = np.arange(len(order))[:, None] + np.arange(1, FOLLOWING + 1)
+        found = np.empty(after.shape, windows.dtype)
+        rows = targets[np.minimum(after, last)]
+        found[order] = np.where(after <= last, rows, targets[:, None])
+        return found
 
 
 def open_dataset(folder: str | Path = "", verify: bool = True) -> Dataset:

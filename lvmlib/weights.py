@@ -226,7 +226,8 @@ def _build(
             model = build_model(metadata["architecture"], **options)
             if "head_start" in metadata:
                 scale = json.loads(metadata.get("scale", "false"))
-                model = Started(model, bool(scale), metadata["head_start"])
+                kind = "ridge_to_weights" if "start.matrix" in state else "weights"
+                model = Started(model, bool(scale), metadata["head_start"], kind)
             return model
         model = _nearest(path, state)
         with suppress(KeyError):  # keys are missing: `_checked` names them

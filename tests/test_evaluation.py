@@ -608,7 +608,7 @@ def test_ranking_weights_see_only_the_chunks_that_follow(monkeypatch):
     whole = moments.Moments(dataset, windows)
     vectors = dataset.gather(np.arange(dataset.n))
     documents = dataset.document_of(windows[:, -1])
-    monkeypatch.setattr(moments, "FOLLOWING", 4)
+    monkeypatch.setattr("lvmlib.vectors.FOLLOWING", 4)
     expected = []
     for window, document in zip(windows, documents, strict=True):
         after = windows[(documents == document) & (windows[:, -1] >= window[-1]), -1]
