@@ -10,7 +10,13 @@ import torch
 import torch.nn.functional as F
 from conftest import drifting_vectors
 
-from lvmlib.losses import NEIGHBOURS, TEMPERATURE, side_by_side, total_loss
+from lvmlib.losses import (
+    NEIGHBOURS,
+    TEMPERATURE,
+    side_by_side,
+    total_loss,
+    total_surprise,
+)
 from lvmlib.models import build_model
 from lvmlib.recipe import Recipe
 from lvmlib.training import train
@@ -48,6 +54,17 @@ def test_ranking_leaves_a_windows_own_context_out():
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_surprise_is_that_of_the_target_among_what_follows_it():
+    raw = torch.tensor([[0.02, 0.0], [0.03, 0.04]])
+    target = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    later = torch.tensor([[[0.0, 1.0], [0.6, 0.8], [9.0, 9.0]], [[9.0, 9.0]] * 3])
+    there = torch.tensor([[True, True, False], [False] * 3])  # nothing after the second
+    chances = [math.exp(x * 0.02 / TEMPERATURE) for x in (1.0, 0.0, 0.6)]
+    expected = math.log(sum(chances) / chances[0])
+    found = total_surprise(raw, target, later, there)
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_windows_of_one_document_lie_side_by_side_and_each_comes_once():
     rng = np.random.default_rng(0)
     documents = np.repeat(np.arange(30), rng.integers(1, 40, 30))
@@ -72,6 +89,7 @@ def test_windows_of_one_document_lie_side_by_side_and_each_comes_once():
         {"every_position": True},
         {"averaging": 0.9},
         {"scale": True, "head_start": "trained", "averaging": 0.5, "loss": "ranking"},
+        {"scale": True, "head_start": "trained", "loss": "following"},
     ],
     ids=str,
 )
@@ -86,7 +104,7 @@ def test_resumed_training_equals_uninterrupted(
     def model():
         torch.manual_seed(0)
         built = build_model("lstm", dim=16, hidden=8)
-        return Started(built, recipe.scale, recipe.head_start)
+        return Started(built, recipe.scale, recipe.head_start, recipe.start)
 
     history = train(model(), dataset, split, recipe, 0, tmp_path / "whole")
 
@@ -98,7 +116,7 @@ def test_resumed_training_equals_uninterrupted(
     with pytest.raises(KeyboardInterrupt):
         train(model(), *given, after_epoch=stop)
     again = train(model(), *given)
-    for column in ("train_loss", "validation_cosine"):
+    for column in ("train_loss", recipe.judge):
         assert list(history[column]) == list(again[column])
 
 

@@ -7,11 +7,13 @@ import pytest
 import torch
 from conftest import drifting_vectors
 from safetensors import safe_open
+from scipy.special import logsumexp
 
 from lvmlib import count_parameters, evaluation, load_weights, predict, save_weights
 from lvmlib.evaluation import fitted_baselines, score_baselines
 from lvmlib.inference import predict_windows
 from lvmlib.models import ARCHITECTURES, build_model
+from lvmlib.moments import Moments
 from lvmlib.names import ParameterError
 from lvmlib.recipe import Recipe, make_settings
 from lvmlib.runs import new_model, run
@@ -93,6 +95,44 @@ def test_what_is_loaded_predicts_as_what_was_saved(head_start, data, tmp_path):
     assert (loaded.scale, loaded.head_start) == (True, head_start)
 
 
+@pytest.mark.parametrize("name", ["amn", "lstm"])
+def test_what_follows_is_learned_from_the_weights_that_tell_it_best(
+    name, data, tmp_path, runs_root
+):
+    dataset, split = data
+    recipe = Recipe(
+        **RECIPE | {"learning_rate": 1e-9},
+        scale=True,
+        head_start="frozen",
+        loss="following",
+    )
+    model = Started(network(name), True, "frozen", recipe.start)
+    history = train(model, dataset, split, recipe, 0, tmp_path)
+    told = Moments(dataset, split.train)
+    best, total = told.ranking_weights(), 0.0
+    for products, there in told._following():
+        logits = np.where(there, products @ best, -np.inf)
+        total += (logsumexp(logits, axis=1) - logits[:, 0]).sum()
+    assert history["train_loss"][0] == pytest.approx(total / len(split.train), rel=1e-4)
+    # What is kept is of the same shape when it is read again, and says the same.
+    loaded = load_weights(tmp_path / "model.safetensors")
+    context = dataset.gather(split.test[:7, :-1])
+    np.testing.assert_array_equal(predict(loaded, context), predict(model, context))
+
+
+def test_likelihood_judges_the_epochs_of_the_loss_that_is_one(data, tmp_path):
+    dataset, split = data
+    recipe = Recipe(
+        **RECIPE | {"epochs": 6, "learning_rate": 0.02}, scale=True, loss="following"
+    )
+    model = Started(network("lstm"), True, "none")
+    history = train(model, dataset, split, recipe, 0, tmp_path)
+    best = history["validation_likelihood"].idxmax()
+    assert best not in (history.index[-1], history["validation_cosine"].idxmax())
+    cosine = evaluation.mean_cosine(model, dataset, split.validation)
+    assert cosine == pytest.approx(history["validation_cosine"][best], abs=1e-6)
+
+
 def test_training_leaves_a_frozen_start_and_moves_a_trained_one(data, tmp_path):
     dataset, split = data
     before = ridge_to_weights(dataset, split)["matrix"]
@@ -151,7 +191,7 @@ def test_options_that_do_not_fit_are_refused():
     with pytest.raises(ParameterError, match="no head start"):
         make_settings("lstm", both)
     with pytest.raises(ParameterError, match="last position"):
-        make_settings("lstm", {"every_position": True, "loss": "ranking"})
+        make_settings("lstm", {"every_position": True, "loss": "following"})
     with pytest.raises(ParameterError, match="every_position has no running_mean"):
         make_settings("lstm", {"every_position": True, "running_mean": True})
 

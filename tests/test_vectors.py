@@ -747,6 +747,20 @@ def test_a_running_mean_holds_nothing_of_the_target_or_after_it(
         assert dataset.document_of(window[0]) == dataset.document_of(window[-1])
 
 
+def test_what_follows_a_window_is_of_its_document_and_of_its_set(
+    write_dataset, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("lvmlib.vectors.FOLLOWING", 4)
+    dataset = open_dataset(write_dataset(tmp_path / "d", drifting_vectors()))
+    windows = make_split(dataset, "controlled", 150, running_mean=True).train
+    windows = np.random.default_rng(0).permutation(windows)[::2]
+    targets = windows[:, -1]
+    for window, found in zip(windows, dataset.following(windows), strict=True):
+        later = targets[dataset.document_of(targets) == dataset.document_of(window[-1])]
+        later = np.sort(later[later > window[-1]])[:4]
+        assert found.tolist() == [*later, *[window[-1]] * (4 - len(later))]
+
+
 @pytest.mark.parametrize(
     ("wrong", "found"),
     [

@@ -135,6 +135,7 @@ class Linear(nn.Module):
         else:
             self.fit_moments(Moments(dataset, split.train), split.validation)
 
+    @torch.no_grad()  # one that a head start trains has gradients
     def fit_moments(self, moments: Moments, validation: np.ndarray) -> None:
         """Fit to windows that others of the family are fitted to as well."""
         c, means = len(self.weights), moments.means
