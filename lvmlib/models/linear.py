@@ -169,20 +169,19 @@ class Linear(nn.Module):
         start = np.zeros(len(self.weights))
         if self.kind == "ridge_to_weights":
             start = moments.centred_weights()
-        solved = cache(partial(moments.ridge, start))
+        solved = cache(partial(moments.ridge, start, dtype=np.float32))
 
-        def use(exponent: float) -> None:
-            matrix = solved(exponent).change
+        def use(matrix: np.ndarray) -> None:
             self.matrix.copy_(torch.from_numpy(matrix))
             moved = start @ means[:-1] + means[:-1].ravel() @ matrix
             self._set(start, means[-1] - moved)
 
         def by_validation(exponent: float) -> float:
-            use(exponent)
+            use(solved(exponent).change)
             return mean_cosine(self, moments.dataset, validation)
 
         exponent = climb(by_validation)
-        use(exponent)
+        use(moments.ridge(start, exponent).change)
         self.numbers |= {"lambda": solved(exponent).penalty, "exponent": exponent}
         self.numbers["gcv_exponent"] = climb(lambda e: -solved(e).gcv)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from colorsys import hls_to_rgb
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -54,20 +54,7 @@ def marker(name: str) -> str:
 
 def set_style() -> None:
     """Set the look of all figures."""
-    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
-    plt.rcParams |= {
-        "figure.constrained_layout.use": True,
-        "figure.dpi": 100,
-        "savefig.dpi": 160,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.titlelocation": "left",
-        "axes.titleweight": "bold",
-        "grid.color": "0.92",
-        "legend.frameon": False,
-        "svg.fonttype": "none",  # text stays text, which is smaller
-        "svg.hashsalt": "lvmlib",  # the same figure is the same file
-    }
+    plt.style.use(Path(__file__).with_name("figures.mplstyle"))
     if in_kernel():
         set_matplotlib_formats("png", "svg", metadata={"Date": None})
 
@@ -253,6 +240,8 @@ def learning(runs: pd.DataFrame) -> Figure:
 
     Over updates, not epochs: an epoch of the smallest size has few updates.
     """
+    import seaborn as sns  # a second, for this alone
+
     figure, axes = plt.subplots(figsize=(6.5, 3.4))
     colours = sns.color_palette("viridis_r", len(runs))  # sizes are an order
     for color, row in zip(colours, runs.sort_values("size").itertuples(), strict=True):
@@ -269,7 +258,7 @@ def learning(runs: pd.DataFrame) -> Figure:
 def collapse(rows: pd.DataFrame) -> Figure:
     """Draw training cosine and gradient norm of `causes.graphmert`."""
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(6.5, 6.5), sharex=True)
-    palette = sns.color_palette("colorblind")
+    palette = plt.rcParams["axes.prop_cycle"].by_key()["color"]
     cells = rows.groupby(["entry", "size", "protocol"], sort=False).ngroup()
     for n, row in zip(cells, rows.itertuples(), strict=True):
         label = f"{row.entry}, {row.size:,}, {row.protocol.replace('_', ' ')}"
