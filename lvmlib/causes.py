@@ -81,13 +81,6 @@ def rates(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def untried_rates(table: pd.DataFrame) -> list[str]:
-    """Name the entries at the largest size for which no other rate was tried."""
-    runs = main_runs(table)
-    entries = runs["entry"][runs["size"] == headline_sizes(runs)[1]].unique()
-    return [entry for entry in entries if entry not in set(rates(table)["entry"])]
-
-
 def contrasts_at_rates(table: pd.DataFrame) -> pd.DataFrame:
     """Return what more data changes where both headline sizes had another rate, too.
 
@@ -250,19 +243,6 @@ def protocols(reported: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
         row["hidden"] = row["frozen"] - (after - before)
         rows.append(row | {"verdict": honest["verdict"].get(entry)})
     return pd.DataFrame(rows)
-
-
-def exam_difficulty(reported: pd.DataFrame) -> float:
-    """Return how much harder the larger size's own exam is than the smaller one's.
-
-    By six fitted numbers, which hardly learn from more data: their change on the frozen
-    exam minus that between the two own exams.
-    """
-    small, large = headline_sizes(reported)
-    names = [f"baseline_six_numbers_{kind}cosine" for kind in ("validation_", "")]
-    first = reported.groupby("size")[names].first()
-    own, frozen = first.loc[large] - first.loc[small]
-    return frozen - own
 
 
 def causes(table: pd.DataFrame) -> pd.DataFrame:

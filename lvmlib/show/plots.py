@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 from lvmlib.progress import in_kernel
-from lvmlib.records import BASELINES, GRADIENT_NORM_LIMIT, Run
+from lvmlib.records import BASELINES, Run
 from lvmlib.results import baseline_means, history, window_scores
 from lvmlib.statistics import MARGIN, clustered_interval
 
@@ -276,52 +276,6 @@ def collapse(rows: pd.DataFrame) -> Figure:
     bottom.set(xlabel="epoch", ylabel="norm", yscale="log")
     whole_epochs(bottom)
     figure.legend(loc="outside lower center", ncols=1)
-    return figure
-
-
-def collapse_by_update(updates: pd.DataFrame) -> Figure:
-    """Draw training cosine and gradient norm of repeats: `causes.collapse_repeats`."""
-    figure, (top, bottom) = plt.subplots(2, 1, figsize=(6.5, 5), sharex=True)
-    for (precision, start), rows in updates.groupby(["precision", "start"], sort=False):
-        label = f"{precision} from update {start:,}"
-        top.plot(rows["update"], rows["cosine"], lw=1, label=label)
-        bottom.plot(rows["update"], rows["gradient_norm"], lw=1)
-    top.set_title("Training cosine of each update's batch")
-    top.set_ylabel("mean cosine")
-    bottom.axhline(GRADIENT_NORM_LIMIT, color="0.2", ls=":", lw=1)
-    bottom.set_title("Gradient norm before clipping (dotted: where it is clipped)")
-    bottom.set(xlabel="update", ylabel="norm", yscale="log")
-    figure.legend(loc="outside lower center", ncols=2)
-    return figure
-
-
-def quality_and_cost(costs: pd.DataFrame) -> Figure:
-    """Draw test cosine against latency, area by parameters.
-
-    Grey networks are dominated.
-    """
-    figure, axes = plt.subplots(figsize=(6.5, 4))
-    network = costs["kind"] == "network"
-    colors = np.where(
-        network, np.where(costs["on_frontier"], NETWORK, "0.55"), BASELINE
-    )
-    area = 8 * costs["parameters"] / 1e6 + 20
-    axes.scatter(costs["latency_ms"], costs["test_cosine"], area, colors, alpha=0.6)
-    for n, row in enumerate(costs.itertuples()):  # above, below: neighbours are close
-        millions = f"{row.parameters / 1e6:.1f} M"
-        count = millions if row.parameters >= 1e5 else f"{row.parameters:,.0f}"
-        axes.annotate(
-            f"{BASELINES.get(row.name, row.name)} ({count})",
-            (row.latency_ms, row.test_cosine),
-            xytext=(8, -14 if n % 2 else 6),
-            textcoords="offset points",
-            size="small",
-        )
-    axes.set_xscale("log")
-    axes.margins(x=0.25, y=0.15)
-    axes.set(xlabel="latency of one prediction, ms (log scale)")
-    axes.set_ylabel("test cosine")
-    axes.set_title("Quality against cost (area: parameters; grey: dominated)")
     return figure
 
 

@@ -7,7 +7,7 @@ of all so far has read the earlier ones, too, and its prediction is drawn to the
 here the target's rivals are only the later chunks of its document, which no model has
 read; windows whose target is its document's last have none and are left out. Models are
 the simple ones fitted to all vectors (232,605, seed 0), without the mean and with it,
-and the runs of the best study (in $LVM_RUNS) that were fitted to this end.
+and the runs of the best study (in $LVM_RUNS) that were fitted or trained to this end.
 """
 
 import sys
@@ -50,10 +50,11 @@ def models(dataset):
             named = {"model": name, "running_mean": mean, "size": size, "seed": 0}
             yield named, file, split.test
         table = load_study(runs_root() / "best")
-        fitted = table["entry"].str.startswith("next-weights")
-        for run in table[fitted & (table["running_mean"] == mean)].itertuples():
-            named = {"model": "ranking_weights", "running_mean": mean}
-            named |= {"size": run.size, "seed": run.seed}
+        aimed = (table["loss"] == "following") | (table["kind"] == "ranking_weights")
+        for run in table[aimed & (table["running_mean"] == mean)].itertuples():
+            fitted = run.architecture == "linear"
+            named = {"model": "ranking_weights" if fitted else run.entry}
+            named |= {"running_mean": mean, "size": run.size, "seed": run.seed}
             yield named, f"{run.folder}/model.safetensors", split.test
 
 
