@@ -60,7 +60,9 @@ for run in study.runs:
             ),
         priority: int(run.cost / 1e9)
         threads: study.threads
-        retries: 1  # kernels started side by side can race for a port
         shell:
             # glibc reads it at the start of a program; other systems ignore it.
-            "GLIBC_TUNABLES={HUGE_PAGES} {params.command}"
+            # Kernels started side by side can race for a port: once more then, but not
+            # where a cell failed, which would fail again.
+            "run() {{ GLIBC_TUNABLES={HUGE_PAGES} {params.command}; }}; "
+            "run || {{ ! grep -qs '\"ename\":' {log:q} && run; }}"
