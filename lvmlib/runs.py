@@ -86,6 +86,8 @@ def run(settings: Settings, model: nn.Module, dataset: Dataset, split: Split) ->
         "scale": settings.recipe.scale,
         "head_start": settings.recipe.head_start,
     }
+    if settings.recipe.head_start != "none":
+        expected["start_kind"] = settings.recipe.start
     found = {"scale": False, "head_start": "none"} | vars(model)
     for key, value in expected.items():
         if found.get(key) != value:

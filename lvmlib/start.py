@@ -57,7 +57,7 @@ class Started(nn.Module):
             )
         self.network = network
         self.architecture, self.options = network.architecture, network.options
-        self.scale, self.head_start = scale, head_start
+        self.scale, self.head_start, self.start_kind = scale, head_start, kind
         self.root = math.sqrt(self.options["dim"])
         self.start = None
         if head_start != "none":

@@ -250,6 +250,16 @@ def test_a_model_is_trained_once_and_of_the_run_s_own_seed(done, tmp_path):
     assert load_run(settings.folder).info == first.info
 
 
+def test_a_model_with_another_start_than_the_loss_asks_for_is_refused(done, tmp_path):
+    dataset, split = open_dataset(done.dataset), done.split(open_dataset(done.dataset))
+    recipe = replace(RECIPE, head_start="frozen")
+    settings = replace(done, run_dir=str(tmp_path / "run"), recipe=recipe)
+    model = runs.new_model(settings, dataset.dim)
+    asked = replace(settings, recipe=replace(recipe, loss="following"))
+    with pytest.raises(RunError, match="start_kind is ridge_to_weights"):
+        runs.run(asked, model, dataset, split)
+
+
 def test_what_is_drawn_between_building_and_training_changes_nothing(done, tmp_path):
     dataset = open_dataset(done.dataset)
     split = make_split(dataset, "controlled", 150)
