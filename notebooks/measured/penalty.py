@@ -15,44 +15,53 @@ from lvmlib.moments import Moments
 from lvmlib.statistics import clustered_interval
 from lvmlib.vectors import make_split, open_dataset
 
-SIZES, SEEDS = (80_634, 120_951), (0, 1, 2)
+SEEDS = (0, 1, 2)
 WIKIPEDIA = "wikipedia-en-first-articles"
+OTHERS = "papers:1, textbooks:2, tutorials:1"
+SETS = {
+    "home": (80_634, f"{WIKIPEDIA}:1"),
+    "more": (120_951, f"{WIKIPEDIA}:1"),
+    "half": (80_634, f"{WIKIPEDIA}:4, {OTHERS}"),
+    "plus-others": (120_951, f"{WIKIPEDIA}:8, {OTHERS}"),
+}
 
 
 def main(folder, output):
-    """Fit ridge to Wikipedia; choose λ on Wikipedia alone, or on all kinds alike."""
+    """Fit ridge to each set; choose λ on Wikipedia alone, or on all kinds alike."""
     dataset = open_dataset(folder, verify=False)
     sources = dataset.documents["source"].to_numpy()
     scores, exponents = {}, {}
     for seed in SEEDS:
-        every = make_split(dataset, "controlled", SIZES[0], seed).validation
-        for size in SIZES:
-            name = f"{WIKIPEDIA}:1"
-            split = make_split(dataset, "controlled", size, seed, sources=name)
+        home, every = (
+            make_split(dataset, "controlled", 80_634, seed, sources=named).validation
+            for named in (f"{WIKIPEDIA}:1", "")
+        )
+        every = alike(every, sources[dataset.document_of(every[:, -1])])
+        for name, (size, named) in SETS.items():
+            split = make_split(dataset, "controlled", size, seed, sources=named)
             moments = Moments(dataset, split.train)
-            for way, windows in (
-                ("wikipedia", split.validation),
-                ("all kinds", alike(every, sources[dataset.document_of(every[:, -1])])),
-            ):
+            for way, windows in (("wikipedia", home), ("all kinds", every)):
                 model = build_model("linear", dim=dataset.dim)
                 model.fit_moments(moments, windows)
                 raw = predict_windows(model.eval(), dataset, split.test)
                 truth = dataset.gather(split.test[:, -1])
-                scores[way, size, seed] = cosine(raw, truth)
-                exponents[way, size, seed] = model.numbers["exponent"]
-                print(way, size, seed, model.numbers["exponent"], flush=True)
+                scores[way, name, seed] = cosine(raw, truth)
+                exponents[way, name, seed] = model.numbers["exponent"]
+                print(way, name, seed, model.numbers["exponent"], flush=True)
     documents, rows = dataset.document_of(split.test[:, -1]), []
     for way in ("wikipedia", "all kinds"):
-        small, large = (np.stack([scores[way, s, k] for k in SEEDS]) for s in SIZES)
-        for kind in np.unique(sources):
-            on = sources[documents] == kind
-            gain = clustered_interval((large - small)[:, on], documents[on])
-            row = {"chosen_on": way, "exam": kind, "small": small[:, on].mean()}
-            row |= {"large": large[:, on].mean()} | gain.columns("gain")
-            for size, part in zip(SIZES, ("small", "large"), strict=True):
-                found = [exponents[way, size, seed] for seed in SEEDS]
-                row[f"exponents_{part}"] = " ".join(map(str, found))
-            rows.append(row)
+        cosines = {n: np.stack([scores[way, n, k] for k in SEEDS]) for n in SETS}
+        chosen = {n: " ".join(str(exponents[way, n, k]) for k in SEEDS) for n in SETS}
+        for name in list(SETS)[1:]:
+            for kind in np.unique(sources):
+                on = sources[documents] == kind
+                before, after = cosines["home"][:, on], cosines[name][:, on]
+                gain = clustered_interval(after - before, documents[on])
+                row = {"set": name, "chosen_on": way, "exam": kind}
+                row |= {"home": before.mean(), "score": after.mean()}
+                row |= gain.columns("gain")
+                row |= {"exponents_home": chosen["home"], "exponents": chosen[name]}
+                rows.append(row)
     pd.DataFrame(rows).to_csv(output, index=False)
 
 
