@@ -86,7 +86,7 @@ def open_study(cell: Path) -> optuna.Study:
     """Open a cell's journal, <cell>.log."""
     cell.parent.mkdir(parents=True, exist_ok=True)
     return optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(f"{cell}.log")),
+        storage=_journal(cell),
         study_name=cell.name,
         direction="maximize",
         load_if_exists=True,
@@ -94,6 +94,10 @@ def open_study(cell: Path) -> optuna.Study:
         sampler=optuna.samplers.TPESampler(n_startup_trials=RANDOM_TRIALS),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=RANDOM_TRIALS),
     )
+
+
+def _journal(cell: Path) -> JournalStorage:
+    return JournalStorage(JournalFileBackend(f"{cell}.log"))
 
 
 def suggest(trial: optuna.Trial, name: str, choice: Any) -> Any:
@@ -113,7 +117,8 @@ def trials_table(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     trials, epochs = [], []
     for journal in sorted(folder.glob("*.log")):
         entry, _, size = journal.stem.rpartition("-")
-        for trial in open_study(journal.with_suffix("")).trials:
+        storage = _journal(journal.with_suffix(""))
+        for trial in optuna.load_study(study_name=journal.stem, storage=storage).trials:
             place = {"entry": entry, "size": int(size), "trial": trial.number}
             rows = trial.user_attrs.get("history", [])
             if not trial.state.is_finished() or not rows:
