@@ -1,0 +1,97 @@
+"""Does other text help on a book of which nothing was read? reports/diversity/works.csv.
+
+python notebooks/measured/works.py DATASET reports/diversity/works.csv
+
+In the study an exam's textbook or tutorial is a section of a work whose other sections
+are trained on. Here each work is left out of the training set in turn, and its sections
+of the exam are scored; Wikipedia alone and the study's mixture sit the same windows.
+"""
+
+import sys
+from dataclasses import replace
+from itertools import zip_longest
+
+import numpy as np
+import pandas as pd
+from penalty import OTHERS, WIKIPEDIA, alike
+
+from lvmlib.evaluation import cosine
+from lvmlib.inference import predict_windows
+from lvmlib.models import build_model
+from lvmlib.moments import Moments
+from lvmlib.statistics import clustered_interval
+from lvmlib.vectors import make_split, open_dataset
+
+SIZE, SEEDS = 40_316, (0, 1, 2)
+HOME, HALF = f"{WIKIPEDIA}:1", f"{WIKIPEDIA}:4, {OTHERS}"
+# Works by the title of their first document; two are left out at a time, one of each.
+WORKS = {
+    "textbooks": {
+        "biology": "The Science of Biology",
+        "sociology": "What Is Sociology?",
+        "economics": "What Is Economics, and Why Is It Important?",
+        "physics": "Displacement",
+    },
+    "tutorials": {
+        "rust": "appendix-01-keywords",
+        "deep learning": "distributions",
+        "ansible": "collections_installing",
+    },
+}
+
+
+def works_of(documents):
+    """Return the work of each document, "" where it is of no book."""
+    found = np.full(len(documents), "", object)
+    for source, works in WORKS.items():
+        own = np.flatnonzero(documents["source"] == source)
+        titles = documents["title"].iloc[own].tolist()
+        for work, first in works.items():
+            found[own[titles.index(first) :]] = work
+    return found
+
+
+def score(dataset, sources, seed, exam):
+    """Fit ridge to the weights, λ chosen on all kinds alike; score the exam's windows."""
+    every = make_split(dataset, "controlled", SIZE, seed).validation
+    kinds = dataset.documents["source"].to_numpy()[dataset.document_of(every[:, -1])]
+    split = make_split(dataset, "controlled", SIZE, seed, sources=sources)
+    model = build_model("linear", dim=dataset.dim)
+    model.fit_moments(Moments(dataset, split.train), alike(every, kinds))
+    raw = predict_windows(model.eval(), dataset, exam)
+    return cosine(raw, dataset.gather(exam[:, -1]))
+
+
+def main(folder, output):
+    """Score Wikipedia alone, the mixture, and the mixture without each work."""
+    dataset = open_dataset(folder, verify=False)
+    works = works_of(dataset.documents)
+    exam = make_split(dataset, "controlled", SIZE).test
+    of = dataset.document_of(exam[:, -1])
+    scores = {"home": [], "half": [], "unread": []}
+    for seed in SEEDS:
+        scores["home"].append(score(dataset, HOME, seed, exam))
+        scores["half"].append(score(dataset, HALF, seed, exam))
+        unread = np.full(len(exam), np.nan)
+        for left_out in zip_longest(*WORKS.values(), fillvalue="none"):
+            documents = dataset.documents.copy()
+            documents.loc[np.isin(works, left_out), "role"] = "test"
+            found = score(replace(dataset, documents=documents), HALF, seed, exam)
+            on = np.isin(works[of], left_out)
+            unread[on] = found[on]
+            print(seed, left_out, found[on].mean(), flush=True)
+        scores["unread"].append(unread)
+    rows = []
+    each = {work: [work] for names in WORKS.values() for work in names}
+    for named, group in (each | {kind: list(w) for kind, w in WORKS.items()}).items():
+        on = np.isin(works[of], group)
+        home, half, unread = (np.stack(found)[:, on] for found in scores.values())
+        row = {"work": named, "sections": len(np.unique(of[on])), "home": home.mean()}
+        for name, change in {"gain": half - home, "gain_unread": unread - home}.items():
+            row |= clustered_interval(change, of[on]).columns(name)
+        rows.append(row)
+    pd.DataFrame(rows).to_csv(output, index=False)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
