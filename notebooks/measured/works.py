@@ -1,4 +1,4 @@
-"""Does other text help on a book of which nothing was read? reports/diversity/works.csv.
+"""Does other text help on a book that is unread? reports/diversity/works.csv.
 
 python notebooks/measured/works.py DATASET reports/diversity/works.csv
 
@@ -52,7 +52,7 @@ def works_of(documents):
 
 
 def score(dataset, sources, seed, exam):
-    """Fit ridge to the weights, λ chosen on all kinds alike; score the exam's windows."""
+    """Fit ridge to the weights, λ chosen on all kinds alike; score the exam."""
     every = make_split(dataset, "controlled", SIZE, seed).validation
     kinds = dataset.documents["source"].to_numpy()[dataset.document_of(every[:, -1])]
     split = make_split(dataset, "controlled", SIZE, seed, sources=sources)
