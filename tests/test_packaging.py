@@ -64,6 +64,7 @@ def imported_names(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             names.add(node.module.split(".")[0])
     own = {"lvmlib", "conftest", "studies", "cells", "control", "measuring", "beside"}
+    own |= {"penalty"}
     return names - set(sys.stdlib_module_names) - own - OPTIONAL
 
 
