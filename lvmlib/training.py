@@ -467,6 +467,7 @@ def _resume(
     try:
         for name, part in parts.items():
             part.load_state_dict(content[name])
+        content["state"].pop("best_cosine", None)  # of checkpoints before December 2026
         state = State(**content["state"])
         torch.set_rng_state(content["random"])
     except Exception as error:

@@ -118,6 +118,8 @@ def trials_table(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     for journal in sorted(folder.glob("*.log")):
         entry, _, size = journal.stem.rpartition("-")
         storage = _journal(journal.with_suffix(""))
+        if journal.stem not in optuna.get_all_study_names(storage):
+            continue  # killed before its first trial
         for trial in optuna.load_study(study_name=journal.stem, storage=storage).trials:
             place = {"entry": entry, "size": int(size), "trial": trial.number}
             rows = trial.user_attrs.get("history", [])
