@@ -42,7 +42,7 @@ from lvmlib.vectors import FOLLOWING, Dataset, Split
 from lvmlib.weights import load_weights, save_weights
 
 VALIDATION_BLOCK = 2048  # windows; all at once would be the peak of a run's memory
-SURPRISE_BLOCK = 256  # windows, of which each has thirty targets
+LIKELIHOOD_BLOCK = 256  # windows, of which each has thirty targets
 START_RATE = 0.1  # of a trained head start, as a share of the network's rate
 STEPS_TO_AGREE = 64  # how often several devices ask the first one's clock
 
@@ -367,50 +367,41 @@ def _validate(
 ) -> dict[str, float]:
     """Return validation figures; each device computes its share of the windows."""
     share = slice(fabric.global_rank, None, fabric.world_size)
-    names, sums = ["loss", "cosine"], _sums(model, dataset, windows[share])
-    if recipe.loss == "following":
-        later = dataset.following(windows)[share]
-        surprise = _surprise(model, dataset, windows[share], later)
-        names, sums = [*names, "likelihood"], torch.cat([sums, -surprise])
+    likely = recipe.loss == "following"
+    later = dataset.following(windows)[share] if likely else None
+    sums = _sums(model, dataset, windows[share], later)
     if fabric.world_size > 1:
         sums = fabric.all_reduce(sums.to(fabric.device), reduce_op="sum")
     means = (sums / len(windows)).tolist()
-    return {f"validation_{k}": mean for k, mean in zip(names, means, strict=True)}
+    names = ("validation_loss", "validation_cosine", "validation_likelihood")
+    return dict(zip(names, means, strict=False))
 
 
-def _sums(model: nn.Module, dataset: Dataset, windows: np.ndarray) -> Tensor:
-    """Return the sums of squared error per dimension and of cosine, in blocks."""
-    sums = torch.zeros(2, dtype=torch.float64)
-    for start in range(0, len(windows), VALIDATION_BLOCK):
-        part = windows[start : start + VALIDATION_BLOCK]
+def _sums(
+    model: nn.Module,
+    dataset: Dataset,
+    windows: np.ndarray,
+    later: np.ndarray | None = None,
+) -> Tensor:
+    """Return the sums of squared error per dimension and of cosine, in blocks.
+
+    With what is `Dataset.following` the windows, that of the log likelihood, too.
+    """
+    block = VALIDATION_BLOCK if later is None else LIKELIHOOD_BLOCK
+    sums = torch.zeros(2 if later is None else 3, dtype=torch.float64)
+    for start in range(0, len(windows), block):
+        part = windows[start : start + block]
         raw = predict_windows(model, dataset, part)
         target = dataset.gather(part[:, -1])
         finite = np.isfinite(raw).all()
         cosine = evaluation.cosine(raw, target).sum() if finite else math.nan
-        error = np.square(raw - target).sum(dtype=np.float64) / dataset.dim
-        sums += torch.tensor([error, cosine], dtype=torch.float64)
+        found = [np.square(raw - target).sum(dtype=np.float64) / dataset.dim, cosine]
+        if later is not None:
+            rows = later[start : start + block]
+            given = (raw, target, dataset.gather(rows), rows != part[:, -1:])
+            found.append(-total_surprise(*map(torch.from_numpy, given)).item())
+        sums += torch.tensor(found, dtype=torch.float64)
     return sums
-
-
-def _surprise(
-    model: nn.Module, dataset: Dataset, windows: np.ndarray, later: np.ndarray
-) -> Tensor:
-    """Return the sum of the loss "following", (1,), in blocks."""
-    total = torch.zeros(1, dtype=torch.float64)
-    for start in range(0, len(windows), SURPRISE_BLOCK):
-        part = windows[start : start + SURPRISE_BLOCK]
-        rows = later[start : start + SURPRISE_BLOCK]
-        raw, *others = (
-            torch.from_numpy(vectors)
-            for vectors in (
-                predict_windows(model, dataset, part),
-                dataset.gather(part[:, -1]),
-                dataset.gather(rows),
-            )
-        )
-        there = torch.from_numpy(rows != part[:, -1:])
-        total += total_surprise(raw, *others, there).double()
-    return total
 
 
 def _is_over(state: State, recipe: Recipe, total: int) -> bool:
