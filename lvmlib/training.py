@@ -15,7 +15,6 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,13 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lvmlib import evaluation
+from lvmlib.checkpoints import (
+    State,
+    TrainingError,
+    read_checkpoint,
+    resume,
+    save_checkpoint,
+)
 from lvmlib.files import atomic_path
 from lvmlib.gpu import RecordedGradients, make_fabric, make_gather, parameters_of
 from lvmlib.inference import predict_windows
@@ -45,24 +51,6 @@ VALIDATION_BLOCK = 2048  # windows; all at once would be the peak of a run's mem
 LIKELIHOOD_BLOCK = 256  # windows, of which each has thirty targets
 START_RATE = 0.1  # of a trained head start, as a share of the network's rate
 STEPS_TO_AGREE = 64  # how often several devices ask the first one's clock
-
-
-class TrainingError(RuntimeError):
-    """Training could not go on; the message says why and what to do."""
-
-
-@dataclass
-class State:
-    """What an interrupted run goes on from, beside weights and optimiser."""
-
-    step: int = 0  # updates done
-    batch: int = 0  # of them in the running epoch
-    windows: int = 0  # in those
-    seconds: float = 0.0  # spent on them
-    # Over them, sums of loss, cosine and gradient norm, the norm's maximum, and the
-    # update that had it. Each of several devices has its own, and their mean holds.
-    totals: Tensor = field(default_factory=lambda: torch.zeros(5))
-    history: list[dict[str, float]] = field(default_factory=list)  # finished epochs
 
 
 def train(
@@ -114,7 +102,7 @@ def train(
     """
     folder = Path(folder)
     checkpoint = folder / "checkpoint.pt"
-    begun = _read_checkpoint(checkpoint, identity)
+    begun = read_checkpoint(checkpoint, identity)
     started = time.monotonic()
     if begun is None and hasattr(model, "fit"):
         model.fit(dataset, split)
@@ -125,21 +113,17 @@ def train(
     device = fabric.device
     gather = make_gather(dataset, device, split.train)
     wrapped, optimizer = fabric.setup(model, _make_optimizer(model, recipe, device))
+    if recipe.every_position:
+        wrapped.mark_forward_method("at_every_position")
     total = total_steps(recipe, len(split.train))
     scheduler = _make_scheduler(recipe, optimizer, total)
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     if recipe.averaging:
         average = get_ema_multi_avg_fn(recipe.averaging)
         parts["averaged"] = AveragedModel(model, multi_avg_fn=average)
-    if recipe.every_position:
-        wrapped.mark_forward_method("at_every_position")
-    state = _resume(begun, checkpoint, parts, device) if begun else State()
+    state = resume(begun, checkpoint, parts, device) if begun else State()
     state.totals = state.totals.to(device)
-    ranking, following = recipe.loss == "ranking", recipe.loss == "following"
-    numbered = ranking or following  # the loss needs to know which rows they are
-    rows_of = split.train
-    if following:
-        rows_of = np.hstack([rows_of, dataset.following(rows_of)])
+    numbered = recipe.loss in ("ranking", "following")  # it asks which rows they are
     gradients = partial(differentiate, recipe=recipe)
     if device.type == "cuda" and fabric.world_size == 1 and not numbered:
         gradients = RecordedGradients(gradients, recipe.batch_size)
@@ -147,11 +131,7 @@ def train(
     shown = Progress(folder, total) if fabric.is_global_zero else None
     with closing(shown) if shown else nullcontext():
         while not _is_over(state, recipe, total):
-            draw = np.random.default_rng([seed, 2, len(state.history)])
-            order = draw.permutation(len(split.train))
-            if ranking:
-                order = side_by_side(order, dataset.document_of(split.train[:, -1]))
-            windows = torch.from_numpy(rows_of[order])
+            windows = _shuffled(dataset, split.train, recipe, seed, len(state.history))
             batches = windows.to(device).split(recipe.batch_size)
             started = time.monotonic()
             model.train()
@@ -173,7 +153,7 @@ def train(
                     shown.update(state.step)
                 if _checkpoint_is_due(fabric, state, saved + checkpoint_seconds):
                     state.seconds += time.monotonic() - started
-                    _save_checkpoint(fabric, checkpoint, parts, identity, state)
+                    save_checkpoint(fabric, checkpoint, parts, identity, state)
                     started = saved = time.monotonic()
             totals = fabric.all_reduce(state.totals).tolist()  # waits for the device
             state.seconds += time.monotonic() - started
@@ -185,6 +165,18 @@ def train(
     fabric.barrier()  # the first process has written the best weights
     _load_best(model, recipe, state, folder)
     return pd.DataFrame(state.history)
+
+
+def _shuffled(
+    dataset: Dataset, windows: np.ndarray, recipe: Recipe, seed: int, epoch: int
+) -> Tensor:
+    """Return the windows in an epoch's order, with what the loss needs after them."""
+    order = np.random.default_rng([seed, 2, epoch]).permutation(len(windows))
+    if recipe.loss == "ranking":
+        order = side_by_side(order, dataset.document_of(windows[:, -1]))
+    if recipe.loss == "following":
+        windows = np.hstack([windows, dataset.following(windows)])
+    return torch.from_numpy(windows[order])
 
 
 def _keep_fitted(
@@ -423,56 +415,6 @@ def _checkpoint_is_due(fabric: Fabric, state: State, when: float) -> bool:
     if fabric.world_size > 1 and state.step % STEPS_TO_AGREE:
         return False
     return fabric.broadcast(time.monotonic() >= when)
-
-
-def _save_checkpoint(
-    fabric: Fabric, path: Path, parts: dict[str, Any], identity: str, state: State
-) -> None:
-    fabric.all_reduce(state.totals)  # in place: the mean of all devices' on each
-    if not fabric.is_global_zero:
-        return
-    content = {name: part.state_dict() for name, part in parts.items()}
-    content |= {"identity": identity, "state": vars(state)}
-    content["random"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        content["random_cuda"] = torch.cuda.get_rng_state()
-    with atomic_path(path) as temporary:
-        torch.save(content, temporary)
-
-
-def _read_checkpoint(path: Path, identity: str) -> dict[str, Any] | None:
-    """Return a checkpoint's content, or None if there is none of this identity."""
-    if not path.exists():
-        return None
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        return content if content["identity"] == identity else None
-    except Exception as error:  # torch raises a dozen types for damaged files
-        raise _damaged(path, error) from error
-
-
-def _resume(
-    content: dict[str, Any], path: Path, parts: dict[str, Any], device: torch.device
-) -> State:
-    """Put everything where the checkpoint had it."""
-    try:
-        for name, part in parts.items():
-            part.load_state_dict(content[name])
-        content["state"].pop("best_cosine", None)  # of checkpoints before December 2026
-        state = State(**content["state"])
-        torch.set_rng_state(content["random"])
-    except Exception as error:
-        raise _damaged(path, error) from error
-    if device.type == "cuda" and "random_cuda" in content:
-        torch.cuda.set_rng_state(content["random_cuda"])
-    return state
-
-
-def _damaged(path: Path, error: Exception) -> TrainingError:
-    return TrainingError(
-        f"{path} cannot be read ({type(error).__name__}): delete it to start this run "
-        "again from the beginning."
-    )
 
 
 def _load_best(model: nn.Module, recipe: Recipe, state: State, folder: Path) -> None:

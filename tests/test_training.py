@@ -506,14 +506,14 @@ from lvmlib.vectors import make_split, open_dataset
 
 torch.set_num_threads(1)
 _, dataset, folder, last_step = sys.argv
-save = training._save_checkpoint
+save = training.save_checkpoint
 
 def save_and_die(fabric, path, parts, identity, state):
     save(fabric, path, parts, identity, state)
     if state.step == int(last_step):
         os.kill(os.getpid(), signal.SIGKILL)
 
-training._save_checkpoint = save_and_die
+training.save_checkpoint = save_and_die
 torch.manual_seed(0)
 model = build_model("lstm", dim=16, hidden=12, dropout=0.5)
 dataset = open_dataset(dataset)
@@ -636,7 +636,7 @@ def test_a_resumed_run_does_not_start_again(
 
 def test_checkpoints_wait_for_their_time(dataset, split, tmp_path, monkeypatch):
     saved = []
-    monkeypatch.setattr(training, "_save_checkpoint", lambda *a: saved.append(a))
+    monkeypatch.setattr(training, "save_checkpoint", lambda *a: saved.append(a))
     run(tmp_path / "often", dataset, split, checkpoint_seconds=0)
     assert len(saved) == total_steps(RECIPE, len(split.train))
     saved.clear()
@@ -734,13 +734,13 @@ def test_checkpoints_count_time_across_epochs(dataset, split, tmp_path, monkeypa
     clock = iter(range(100_000))
     monkeypatch.setattr(training.time, "monotonic", lambda: next(clock))
     saved = []
-    save = training._save_checkpoint
+    save = training.save_checkpoint
 
     def recorded(fabric, path, parts, identity, state):
         saved.append(state.step)
         save(fabric, path, parts, identity, state)
 
-    monkeypatch.setattr(training, "_save_checkpoint", recorded)
+    monkeypatch.setattr(training, "save_checkpoint", recorded)
     recipe = replace(RECIPE, epochs=30, batch_size=1000)  # one update an epoch
     run(tmp_path, dataset, split, recipe, checkpoint_seconds=60)
     assert saved

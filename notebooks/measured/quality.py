@@ -26,7 +26,9 @@ from lvmlib.runs import new_model, processor_name
 from lvmlib.study import read_study
 from lvmlib.vectors import make_split, open_dataset
 
-SIZE, EPOCHS, TUNED_AT = 20_000, 8, 80_634
+EPOCHS, TUNED_AT = 8, 80_634
+CELLS = [("amn", 20_000), ("amn", 80_634), ("lstm", 20_000), ("gru", 20_000)]
+CELLS += [("transformer", 20_000)]
 
 
 def started_curve(model, recipe, data, split):
@@ -45,29 +47,28 @@ def started_curve(model, recipe, data, split):
 
 def main(folder, output):
     """Train all both ways and write a row a point."""
-    data = open_dataset(folder, verify=False)
-    split = make_split(data, "controlled", SIZE)
-    few = split.validation[:: -(-len(split.validation) // 1000)]
-    split, rows = replace(split, validation=few), []
+    data, rows = open_dataset(folder, verify=False), []
     tuned = {
         run.entry: run.settings
         for run in read_study("best", folder).runs
         if run.settings.size == TUNED_AT and run.entry in ARCHITECTURES
     }
-    for name in ("amn", "lstm", "gru"):  # a pass of the transformer takes 20 minutes
+    for name, size in CELLS:
+        split = make_split(data, "controlled", size)
+        few = split.validation[:: -(-len(split.validation) // 1000)]
+        split = replace(split, validation=few)
         torch.manual_seed(0)
         ways = {"published": control_curve(name, "control", data, split, EPOCHS, 0)}
-        model = new_model(replace(tuned[name], size=SIZE, seed=0), data.dim)
+        model = new_model(replace(tuned[name], size=size, seed=0), data.dim)
         recipe = tuned[name].recipe
         ways["head start"] = started_curve(model, recipe, data, split)
         for way, curve in ways.items():
-            rows += [
-                {"architecture": name, "way": way, "seconds": s, "validation_cosine": c}
-                for s, c in curve
-            ]
-            print(name, way, curve, flush=True)
-        table = pd.DataFrame(rows).assign(size=SIZE, processor=processor_name())
-        table.to_csv(output, index=False)
+            row = {"architecture": name, "size": size, "way": way}
+            rows += [row | {"seconds": s, "validation_cosine": c} for s, c in curve]
+            print(name, size, way, curve, flush=True)
+        pd.DataFrame(rows).assign(processor=processor_name()).to_csv(
+            output, index=False
+        )
 
 
 if __name__ == "__main__":
