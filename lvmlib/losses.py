@@ -35,7 +35,13 @@ def total_loss(kind: str, raw: Tensor, target: Tensor, rows: Tensor) -> Tensor:
     return F.cross_entropy(similarity, truth, reduction="sum")
 
 
-def total_surprise(raw: Tensor, target: Tensor, later: Tensor, there: Tensor) -> Tensor:
+def total_surprise(
+    raw: Tensor,
+    target: Tensor,
+    later: Tensor,
+    there: Tensor,
+    rows: Tensor | None = None,
+) -> Tensor:
     """Return the sum over windows of −log the probability that the target comes next.
 
     Of the target and the chunks after it, k is the next one with a probability
@@ -49,10 +55,17 @@ def total_surprise(raw: Tensor, target: Tensor, later: Tensor, there: Tensor) ->
         Of `Dataset.following`.
     there : (B, K)
         Which of them are chunks, and not the target once more.
+    rows : (B, T + 1), optional
+        The windows' row numbers. With them the targets of the other windows are rivals,
+        too, but for a window's own context.
     """
     logits = torch.einsum("bd,bkd->bk", raw, later).masked_fill(~there, -torch.inf)
     truth = (raw * target).sum(-1, keepdim=True)  # (B, 1)
-    logits = torch.cat([truth, logits], dim=1) / TEMPERATURE
+    logits = torch.cat([truth, logits], dim=1)
+    if rows is not None:
+        own = (rows[:, None] == rows[None, :, -1:]).any(-1)  # (B, B), itself among them
+        logits = torch.cat([logits, (raw @ target.T).masked_fill(own, -torch.inf)], 1)
+    logits = logits / TEMPERATURE
     return (logits.logsumexp(1) - logits[:, 0]).sum()
 
 

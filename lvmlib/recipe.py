@@ -32,6 +32,7 @@ from lvmlib.vectors import PROTOCOLS, Dataset, Split, make_split
 ADDED = {"scale": False, "head_start": "none", "loss": "mse", "context": 5}
 ADDED |= {"every_position": False, "averaging": 0.0}
 ADDED |= {"horizon": 1, "sources": "", "per_document": 0, "running_mean": False}
+LOSSES = ("mse", "cosine", "ranking", "following", "following_and_batch")
 STRICT = ConfigDict(strict=True, extra="forbid")
 
 
@@ -77,7 +78,8 @@ class Recipe:
     loss : str
         "mse" of raw outputs; "cosine", 1 − cosine; "ranking": tell the next vector
         from those of the batch's other windows; "following": from those that come
-        after it in its document, which judges the epochs, too. See `lvmlib.losses`.
+        after it in its document, which judges the epochs, too; "following_and_batch":
+        from both. See `lvmlib.losses`.
     every_position : bool
         Predict what follows each of the context's vectors, not the last one alone;
         for recurrent and causal networks, without a head start.
@@ -100,7 +102,7 @@ class Recipe:
     patience: NonNegativeInt = 0
     scale: bool = False
     head_start: Literal[HEAD_STARTS] = "none"
-    loss: Literal["mse", "cosine", "ranking", "following"] = "mse"
+    loss: Literal[LOSSES] = "mse"
     every_position: bool = False
     averaging: Share = 0.0
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
@@ -117,21 +119,24 @@ class Recipe:
                 "every_position has no head start: the linear model reads the whole "
                 "context."
             )
-        if self.every_position and self.loss in ("ranking", "following"):
+        if self.every_position and self.loss not in ("mse", "cosine"):
             raise ValueError(f"loss {self.loss!r} is that of the last position alone.")
         return self
 
     @property
+    def follows(self) -> bool:
+        """Whether the loss asks for what comes after the target in its document."""
+        return self.loss.startswith("following")
+
+    @property
     def judge(self) -> str:
         """The column of a history that the best epoch has most of."""
-        likely = self.loss == "following"
-        return "validation_likelihood" if likely else "validation_cosine"
+        return "validation_likelihood" if self.follows else "validation_cosine"
 
     @property
     def start(self) -> str:
         """The kind of linear model that a head start begins at: the strongest."""
-        likely = self.loss == "following"
-        return "ranking_weights" if likely else "ridge_to_weights"
+        return "ranking_weights" if self.follows else "ridge_to_weights"
 
 
 @dataclass(frozen=True, config=STRICT)

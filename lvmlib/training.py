@@ -90,7 +90,7 @@ def train(
         A row an epoch: epoch, step, learning_rate, train_loss, train_cosine,
         validation_loss, validation_cosine, gradient_norm, gradient_norm_max,
         gradient_norm_max_step (the update that had it), seconds, windows.
-        For the loss "following", validation_likelihood too: the mean log likelihood.
+        If `recipe.follows`, validation_likelihood too: the mean log likelihood.
         The training loss is the recipe's, the validation loss the mean squared error
         per dimension of raw outputs. Training figures are means over the epoch with
         dropout on, of the weights as they move; validation may score their average.
@@ -123,7 +123,7 @@ def train(
         parts["averaged"] = AveragedModel(model, multi_avg_fn=average)
     state = resume(begun, checkpoint, parts, device) if begun else State()
     state.totals = state.totals.to(device)
-    numbered = recipe.loss in ("ranking", "following")  # it asks which rows they are
+    numbered = recipe.loss not in ("mse", "cosine")  # it asks which rows they are
     gradients = partial(differentiate, recipe=recipe)
     if device.type == "cuda" and fabric.world_size == 1 and not numbered:
         gradients = RecordedGradients(gradients, recipe.batch_size)
@@ -174,7 +174,7 @@ def _shuffled(
     order = np.random.default_rng([seed, 2, epoch]).permutation(len(windows))
     if recipe.loss == "ranking":
         order = side_by_side(order, dataset.document_of(windows[:, -1]))
-    if recipe.loss == "following":
+    if recipe.follows:
         windows = np.hstack([windows, dataset.following(windows)])
     return torch.from_numpy(windows[order])
 
@@ -257,9 +257,9 @@ def differentiate(
 ) -> None:
     """Leave clipped gradients, and what the epoch's row needs in its totals.
 
-    For the loss "following" the batch has those chunks after the target.
+    If the loss asks for what follows the target, the batch has it after the target.
     """
-    after = FOLLOWING if recipe.loss == "following" else 0
+    after = FOLLOWING if recipe.follows else 0
     reads = batch.shape[1] - after - 1
     context, target = batch[:, :reads], batch[:, reads]  # (B, context, D), (B, D)
     if recipe.every_position:
@@ -280,7 +280,9 @@ def differentiate(
         loss = F.mse_loss(outputs, targets, reduction="sum") / (share * per)
     elif after:
         there = rows[:, reads + 1 :] != rows[:, reads : reads + 1]  # (B, FOLLOWING)
-        loss = total_surprise(raw, target, batch[:, reads + 1 :], there) / share
+        given = (raw, target, batch[:, reads + 1 :], there)
+        others = rows[:, : reads + 1] if recipe.loss == "following_and_batch" else None
+        loss = total_surprise(*given, others) / share
     else:
         loss = total_loss(recipe.loss, outputs, targets, rows) / share
     optimizer.zero_grad()
@@ -359,8 +361,7 @@ def _validate(
 ) -> dict[str, float]:
     """Return validation figures; each device computes its share of the windows."""
     share = slice(fabric.global_rank, None, fabric.world_size)
-    likely = recipe.loss == "following"
-    later = dataset.following(windows)[share] if likely else None
+    later = dataset.following(windows)[share] if recipe.follows else None
     sums = _sums(model, dataset, windows[share], later)
     if fabric.world_size > 1:
         sums = fabric.all_reduce(sums.to(fabric.device), reduce_op="sum")

@@ -65,6 +65,24 @@ def test_surprise_is_that_of_the_target_among_what_follows_it():
     assert found.item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_surprise_may_be_that_among_the_batchs_other_targets_too():
+    raw, target = torch.randn(3, 4), torch.randn(3, 4)
+    later, there = (
+        torch.randn(3, 2, 4),
+        torch.tensor([[True, True]] * 2 + [[False] * 2]),
+    )
+    # The second window has read the first one's target; the third one's is no one's.
+    rows = torch.tensor([[1, 2, 3], [2, 3, 4], [7, 8, 9]])
+    rivals = [[*later[0], target[1], target[2]], [*later[1], target[2]], target[:2]]
+    expected = 0.0
+    for n, others in enumerate(rivals):
+        candidates = torch.stack([target[n], *others])
+        logits = candidates @ raw[n] / TEMPERATURE
+        expected += (logits.logsumexp(0) - logits[0]).item()
+    found = total_surprise(raw, target, later, there, rows)
+    assert found.item() == pytest.approx(expected, rel=1e-4)
+
+
 def test_windows_of_one_document_lie_side_by_side_and_each_comes_once():
     rng = np.random.default_rng(0)
     documents = np.repeat(np.arange(30), rng.integers(1, 40, 30))
@@ -90,6 +108,7 @@ def test_windows_of_one_document_lie_side_by_side_and_each_comes_once():
         {"averaging": 0.9},
         {"scale": True, "head_start": "trained", "averaging": 0.5, "loss": "ranking"},
         {"scale": True, "head_start": "trained", "loss": "following"},
+        {"scale": True, "head_start": "frozen", "loss": "following_and_batch"},
     ],
     ids=str,
 )

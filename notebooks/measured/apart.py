@@ -50,7 +50,9 @@ def models(dataset):
             named = {"model": name, "running_mean": mean, "size": size, "seed": 0}
             yield named, file, split.test
         table = load_study(runs_root() / "best")
-        aimed = (table["loss"] == "following") | (table["kind"] == "ranking_weights")
+        aimed = table["loss"].str.startswith("following") | (
+            table["kind"] == "ranking_weights"
+        )
         for run in table[aimed & (table["running_mean"] == mean)].itertuples():
             fitted = run.architecture == "linear"
             named = {"model": "ranking_weights" if fitted else run.entry}
