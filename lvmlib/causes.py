@@ -25,7 +25,6 @@ from lvmlib.results import (
 )
 
 DIP = 0.01  # cosine; a larger fall from one epoch to the next is no noise
-FEW = 50  # updates
 # Columns of a study's table that decide a run's numbers, where it has them.
 DECISIVE = ["arm", "size", "protocol", "asked_epochs", "min_steps", "batch_size"]
 DECISIVE += ["learning_rate", "schedule", "warmup", "weight_decay", "patience", "mask"]
@@ -137,21 +136,6 @@ def best_of_all_rates(table: pd.DataFrame) -> pd.Series | None:
     row = {"architecture": best["architecture"].iloc[0], "rate": _rate(best)}
     row |= {"baseline": name}
     return pd.Series(row | over_baseline(best, name).columns("lead"))
-
-
-def dips(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the runs whose validation cosine fell by more than DIP in one epoch.
-
-    Columns entry, size, seed, epoch (after the fall) and fall, the largest.
-    """
-    rows = []
-    for row in table.to_dict("records"):
-        falls = -history(row["folder"])["validation_cosine"].diff()
-        if falls.max() > DIP:
-            found = {key: row[key] for key in ("entry", "size", "seed")}
-            rows.append(found | {"epoch": falls.idxmax(), "fall": falls.max()})
-    found = pd.DataFrame(rows, columns=["entry", "size", "seed", "epoch", "fall"])
-    return found.sort_values("fall", ascending=False, ignore_index=True)
 
 
 # --- what computed it ----------------------------------------------------------------
@@ -363,32 +347,4 @@ def versions(table: pd.DataFrame, architecture: str) -> pd.DataFrame:
         if entry != architecture and set(plain["seed"]) & set(cell["seed"]):
             row |= compare(cell, plain).columns("difference")
         rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def collapse_repeats(updates: pd.DataFrame) -> pd.DataFrame:
-    """Say of each repeat of a collapse whether it collapses, too.
-
-    Parameters
-    ----------
-    updates : DataFrame
-        precision, start (the update of the checkpoint it went on from; 0 is the
-        beginning), update, cosine (of the update's batch), gradient_norm.
-
-    Returns
-    -------
-    DataFrame
-        precision, start, before and after (mean cosine of the first and the last FEW
-        updates), fell (after is less than half of before), norm, norm_update (the
-        largest gradient norm), usual_norm (the median).
-    """
-    rows = []
-    for (precision, start), part in updates.groupby(["precision", "start"], sort=False):
-        cosine = part["cosine"]
-        before, after = cosine.iloc[:FEW].mean(), cosine.iloc[-FEW:].mean()
-        peak = part.loc[part["gradient_norm"].idxmax()]
-        row = {"precision": precision, "start": start, "before": before, "after": after}
-        row |= {"fell": after < before / 2, "norm": peak["gradient_norm"]}
-        row |= {"norm_update": peak["update"]}
-        rows.append(row | {"usual_norm": part["gradient_norm"].median()})
     return pd.DataFrame(rows)

@@ -312,12 +312,6 @@ def _score(frame: pd.DataFrame, column: str) -> pd.Series:
     return (rank <= int(of_rank[1])) * 1.0 if of_rank[1] else 1 / rank
 
 
-def chunks_behind(run: pd.Series) -> np.ndarray:
-    """Return how many chunks of its document lie behind each test window's target."""
-    rows = _scores(run["folder"]).groupby("document")["row"]
-    return (rows.transform(lambda own: own - own.min()) + run["context"]).to_numpy()
-
-
 def baseline_means(runs: pd.DataFrame) -> pd.DataFrame:
     """Return mean test cosines of the baselines: a row a size, a column a name.
 

@@ -16,7 +16,6 @@ from lvmlib.vectors import (
     cut_windows,
     document_rows,
     exam_documents,
-    make_split,
 )
 
 LAGS = 10
@@ -59,15 +58,6 @@ def origin(dataset: Dataset) -> pd.DataFrame:
 
 def _without_path(value: object) -> str:
     return Path(str(value)).name if Path(str(value)).is_absolute() else str(value)
-
-
-def some_size(dataset: Dataset) -> int:
-    """Return a training size for the card: the whole pool, at most 3,000 vectors.
-
-    Enough to see that a linear model learns; a card should take seconds.
-    """
-    pool = document_rows(dataset, exam_documents(dataset)["pool"])
-    return min(len(pool), 3000)
 
 
 def examples(
@@ -136,16 +126,6 @@ def nearest_position(dataset: Dataset, windows: np.ndarray) -> pd.DataFrame:
     )
 
 
-def baseline_table(dataset: Dataset, size: int) -> pd.DataFrame:
-    """Return the test cosine of every baseline, fitted on `size` vectors, seed 0."""
-    split = make_split(dataset, "controlled", size)
-    fitted = evaluation.fit_baselines(dataset, split.train, split.validation)
-    cosines = {
-        n: evaluation.mean_cosine(m, dataset, split.test) for n, m in fitted.items()
-    }
-    return pd.DataFrame(cosines.items(), columns=["baseline", "test cosine"])
-
-
 def geometry(dataset: Dataset) -> dict[str, float]:
     """Return the mean vector's norm and the effective rank of the centred vectors.
 
@@ -212,24 +192,6 @@ def _near_share(dataset: Dataset, rows: np.ndarray, among: np.ndarray) -> float:
         near[asked[:, None] == block] = -1  # not with itself
         highest = np.maximum(highest, near.max(axis=1))
     return float((highest >= NEAR).mean())
-
-
-def document_map(dataset: Dataset) -> pd.DataFrame:
-    """Return two principal components of the documents' mean vectors.
-
-    Columns x, y, title, split; `attrs["explained"]` is the share of variance shown.
-    """
-    spans = dataset.documents[["start", "stop"]].to_numpy()
-    means = np.array([dataset.gather(np.arange(*s)).mean(axis=0) for s in spans])
-    left, values, _ = np.linalg.svd(means - means.mean(axis=0), full_matrices=False)
-    points = left[:, :2] * values[:2]
-    split = np.empty(len(means), dtype=object)
-    for part, members in exam_documents(dataset).items():
-        split[members] = part
-    table = pd.DataFrame({"x": points[:, 0], "y": points[:, 1], "split": split})
-    table["title"] = dataset.documents["title"].to_numpy()
-    table.attrs["explained"] = float((values[:2] ** 2).sum() / (values**2).sum())
-    return table
 
 
 def _sample(rows: np.ndarray, most: int = SAMPLED) -> np.ndarray:
