@@ -79,7 +79,7 @@ class Recipe:
         "mse" of raw outputs; "cosine", 1 − cosine; "ranking": tell the next vector
         from those of the batch's other windows; "following": from those that come
         after it in its document, which judges the epochs, too; "following_and_batch":
-        from both. See `lvmlib.losses`.
+        from both, judged by the latter. See `lvmlib.losses`.
     every_position : bool
         Predict what follows each of the context's vectors, not the last one alone;
         for recurrent and causal networks, without a head start.

@@ -6,7 +6,8 @@ the model is built) and the order of the windows (a generator of its own per epo
 that all architectures see the same batches).
 
 On several devices (`make_fabric`) each takes its share of every batch, and the weights
-follow the path of one device; only the dropout masks are others.
+follow the path of one device; only the dropout masks are others, and, of losses that
+take rivals from the batch, the rivals: each device has those of its share.
 """
 
 from __future__ import annotations

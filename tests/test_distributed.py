@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lvmlib import training
+from lvmlib import checkpoints, training
 from lvmlib.models import build_model
 from lvmlib.recipe import Recipe
 from lvmlib.training import make_fabric, train
@@ -62,6 +62,7 @@ def in_two_processes(dataset_folder: str, out: str) -> None:
     fabric.launch()
     if fabric.global_rank:  # the first process is the only one that writes
         training.save_weights = training.atomic_path = training.Progress = None
+        checkpoints.atomic_path = None
     dataset, split = read(dataset_folder)
     out, results = Path(out), {}
     for name, left in CASES:

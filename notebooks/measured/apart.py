@@ -67,10 +67,11 @@ def main(folder, output):
     dataset, parts = open_dataset(folder, verify=False), []
     before = pd.read_parquet(output) if Path(output).exists() else pd.DataFrame()
     for named, file, windows in models(dataset):
-        if len(before) and not Path(file).exists():
-            same = before[list(named)] == pd.Series(named)
-            parts.append(before[same.all(axis=1)])
-            continue
+        if len(before):
+            same = (before[list(named)] == pd.Series(named)).all(axis=1)
+            if not Path(file).exists() and same.any():
+                continue
+            before = before[~same]
         raw = predict_windows(load_weights(file), dataset, windows)
         documents = dataset.document_of(windows[:, -1])
         found = pd.DataFrame({"document": documents, "row": windows[:, -1]})
@@ -78,7 +79,7 @@ def main(folder, output):
         last = np.append(documents[:-1] != documents[1:], True)  # has no rival
         parts.append(found[~last])
         print(named, f"R@1 {(parts[-1]['rank'] == 1).mean():.4f}", flush=True)
-    write_scores(pd.concat(parts, ignore_index=True), output)
+    write_scores(pd.concat([before, *parts], ignore_index=True), output)
 
 
 if __name__ == "__main__":
