@@ -325,26 +325,3 @@ def graphmert(table: pd.DataFrame, reported: pd.DataFrame) -> pd.DataFrame:
 
     default = model_options("graphmert")["mask"]
     return training_course(runs.assign(mask=mask.fillna(default)))
-
-
-def versions(table: pd.DataFrame, architecture: str) -> pd.DataFrame:
-    """Compare an architecture's entries with the plain one, at the same size and seeds.
-
-    Returns
-    -------
-    DataFrame
-        entry, size, validation_cosine, seeds, and `difference` to the entry named like
-        the architecture (NaN for itself). Repeats of one training elsewhere are left
-        out.
-    """
-    own = table[table["architecture"] == architecture]
-    own = own[~own.duplicated([*decisive(own), "seed"])]
-    rows = []
-    for (entry, size), cell in own.groupby(["entry", "size"], sort=False):
-        plain = own[(own["entry"] == architecture) & (own["size"] == size)]
-        row = {"entry": entry, "size": size, "seeds": len(cell)}
-        row |= {"validation_cosine": cell["validation_cosine"].mean()}
-        if entry != architecture and set(plain["seed"]) & set(cell["seed"]):
-            row |= compare(cell, plain).columns("difference")
-        rows.append(row)
-    return pd.DataFrame(rows)

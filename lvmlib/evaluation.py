@@ -128,45 +128,6 @@ def _retrieve(
     }
 
 
-def copying(raw: np.ndarray, dataset: Dataset, windows: np.ndarray) -> np.ndarray:
-    """Return how much nearer the context predictions are than the truth is, (W,).
-
-    max cos(prediction, context) / max cos(truth, context), the *paraphrasing* of Large
-    Concept Models (arXiv 2412.08821): above 1 the model copies its context.
-    """
-    ratios, windows = [], dataset.chunks_of(windows)
-    for part in _blocks(len(windows), BLOCK):
-        vectors = _unit_rows(dataset.gather(windows[part]))  # (B, C + 1, D)
-        context, truth = vectors[:, :-1], vectors[:, -1]
-        of = (_unit(raw[part]), truth)
-        nearest = [np.einsum("bcd,bd->bc", context, x).max(axis=1) for x in of]
-        ratios.append(nearest[0] / nearest[1])
-    return np.concatenate(ratios)
-
-
-def k_occurrence_skew(
-    raw: np.ndarray, dataset: Dataset, windows: np.ndarray, k: int = 10
-) -> float:
-    """Return the skewness of how often a candidate is among a prediction's k nearest.
-
-    Candidates are the vectors of the windows, each window's own context left out. Near
-    zero all are found alike; large, a few *hubs* are near everything (Radovanović et
-    al. 2010; Dinu et al., arXiv 1412.6568).
-    """
-    windows = dataset.chunks_of(_checked(windows))
-    rows, columns = np.unique(windows, return_inverse=True)
-    columns = columns.reshape(windows.shape)
-    candidates, found = _unit(dataset.gather(rows)), np.zeros(len(rows))
-    for part in _blocks(len(windows), max(1, SIMILARITIES // len(rows))):
-        similarity = _unit(raw[part]) @ candidates.T  # (B, K)
-        own = columns[part, :-1]
-        similarity[np.arange(len(own))[:, None], own] = -2
-        nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
-        found += np.bincount(nearest.ravel(), minlength=len(rows))
-    centred = found - found.mean()
-    return float((centred**3).mean() / (centred**2).mean() ** 1.5)
-
-
 def summarise(scores: pd.DataFrame) -> dict[str, float]:
     """Return means over windows of what `score_windows` gave.
 
@@ -307,11 +268,6 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     norms[norms == 0] = 1
     unit = np.empty(vectors.shape, dtype=np.float32)
     return np.divide(vectors, norms[:, None], out=unit, casting="same_kind")
-
-
-def _unit_rows(vectors: np.ndarray) -> np.ndarray:
-    """Normalise the last axis of (B, C, D)."""
-    return _unit(vectors.reshape(-1, vectors.shape[-1])).reshape(vectors.shape)
 
 
 def _checked(windows: np.ndarray) -> np.ndarray:

@@ -125,18 +125,6 @@ def with_mean(vectors: ArrayLike, context: int = 5) -> np.ndarray:
     return np.vstack([mean / np.linalg.norm(mean), vectors[-context:]])
 
 
-def roll(model: nn.Module, context: ArrayLike, steps: int) -> np.ndarray:
-    """Predict `steps` chunks ahead of (B, T, D), each from the predictions before it.
-
-    Returns (B, D), float32, unit vectors: the last prediction alone.
-    """
-    context = np.array(context, np.float32)
-    for _ in range(steps):
-        found = predict(model, context)
-        context = np.concatenate([context[:, 1:], found[:, None]], axis=1)
-    return context[:, -1]
-
-
 def predict_windows(
     model: nn.Module, dataset: Dataset, windows: np.ndarray, block: int = 512
 ) -> np.ndarray:

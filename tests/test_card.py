@@ -135,17 +135,3 @@ def test_a_million_vectors_need_little_memory(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert float(done.stdout) < 300, done.stderr
-
-
-def test_the_vendi_score_counts_directions():
-    one = np.tile(np.eye(6)[:1], (40, 1)).astype(np.float32)
-    assert card.vendi_score(one) == pytest.approx(1)
-    three = np.tile(np.eye(6)[:3], (20, 1)).astype(np.float32)
-    assert card.vendi_score(three) == pytest.approx(3)
-    # By its definition, from the N x N similarities.
-    vectors = np.random.default_rng(0).normal(size=(30, 6)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    values = np.linalg.eigvalsh(vectors.astype(float) @ vectors.T / 30)
-    values = values[values > 1e-12]
-    expected = np.exp(-(values * np.log(values)).sum())
-    assert card.vendi_score(vectors) == pytest.approx(expected)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lvmlib import inference
-from lvmlib.inference import predict, resolve_device, roll, with_mean
+from lvmlib.inference import predict, resolve_device, with_mean
 from lvmlib.models import build_model
 
 
@@ -108,21 +108,6 @@ def test_vectors_of_another_length_are_divided_by_it(model, context):
     for factor in (30, 1e-20, 1e25, 1e-30):
         scaled = factor * context.astype(np.float64)
         np.testing.assert_allclose(predict(model, scaled), expected, atol=1e-6)
-
-
-def test_a_rolled_prediction_reads_its_own_predictions():
-    model = build_model("amn", dim=8, context=3, hidden=4, mlp=8)
-    context = np.random.default_rng(0).normal(size=(5, 3, 8)).astype(np.float32)
-    context /= np.linalg.norm(context, axis=-1, keepdims=True)
-    first = predict(model, context)
-    np.testing.assert_array_equal(roll(model, context, 1), first)
-    longer = np.concatenate([context, first[:, None]], axis=1)
-    second = predict(model, longer[:, 1:])
-    np.testing.assert_array_equal(roll(model, context, 2), second)
-    longer = np.concatenate([longer, second[:, None]], axis=1)
-    np.testing.assert_array_equal(
-        roll(model, context, 3), predict(model, longer[:, 2:])
-    )
 
 
 def test_the_mean_of_all_so_far_comes_first():

@@ -136,25 +136,9 @@ def geometry(dataset: Dataset) -> dict[str, float]:
     vectors = dataset.gather(np.sort(rows))
     mean = vectors.mean(axis=0)
     values = np.linalg.eigvalsh(np.cov(vectors, rowvar=False))
-    rank = _exp_entropy(values)
-    return {"mean_norm": float(np.linalg.norm(mean)), "effective_rank": rank}
-
-
-def vendi_score(vectors: np.ndarray) -> float:
-    """Return how many directions unit vectors (N, D) spread over: 1 to D.
-
-    The Vendi score (Friedman & Dieng 2022) with the cosine as similarity: the
-    exponential of the entropy of the eigenvalues of K/N, which are those of the D × D
-    matrix of second moments.
-    """
-    moments = vectors.T.astype(np.float64) @ vectors / len(vectors)
-    values = np.linalg.eigvalsh(moments)
-    return _exp_entropy(values)
-
-
-def _exp_entropy(values: np.ndarray) -> float:
     share = values[values > 0] / values[values > 0].sum()
-    return float(np.exp(-(share * np.log(share)).sum()))
+    rank = float(np.exp(-(share * np.log(share)).sum()))
+    return {"mean_norm": float(np.linalg.norm(mean)), "effective_rank": rank}
 
 
 def duplicates(dataset: Dataset) -> pd.DataFrame:

@@ -95,22 +95,17 @@ def learning_curves(run: Run) -> Figure:
     return figure
 
 
-def scores_with_baselines(run: Run) -> Figure:
-    """Draw the test cosine of network and baselines with 95% intervals."""
-    documents = run.scores["document"]
-    columns = {"network": "cosine"} | {v: f"cosine_{k}" for k, v in BASELINES.items()}
-    intervals = {
-        label: clustered_interval(run.scores[column], documents)
-        for label, column in columns.items()
-    }
-    order = sorted(intervals, key=lambda label: intervals[label].estimate)
+def scores_with_baselines(scores: pd.DataFrame) -> Figure:
+    """Draw the test cosines of `records.scores_table` with 95% intervals."""
     figure, axes = plt.subplots(figsize=(7, 3.2))
-    for height, label in enumerate(order):
-        i = intervals[label]
-        colour = NETWORK if label == "network" else BASELINE
-        axes.plot([i.low, i.high], [height] * 2, color=colour, lw=3, alpha=0.45)
-        axes.plot(i.estimate, height, "o", color=colour)
-    axes.set_yticks(range(len(order)), order)
+    rows = [*scores.itertuples()][::-1]  # the best on top
+    for height, row in enumerate(rows):
+        colour = NETWORK if row.kind == "network" else BASELINE
+        ends = [row.cosine_low, row.cosine_high]
+        axes.plot(ends, [height] * 2, color=colour, lw=3, alpha=0.45)
+        axes.plot(row.cosine, height, "o", color=colour)
+    names = [BASELINES.get(row.name, "network") for row in rows]
+    axes.set_yticks(range(len(rows)), names)
     axes.set(title="Test cosine with 95% intervals over documents", xlabel="cosine")
     return figure
 
@@ -252,30 +247,6 @@ def learning(runs: pd.DataFrame) -> Figure:
     axes.set(title="Cosine by update (solid: validation, dotted: training)")
     axes.set(xlabel="updates (log scale)", ylabel="mean cosine", xscale="log")
     figure.legend(title="vectors", loc="outside right upper")
-    return figure
-
-
-def collapse(rows: pd.DataFrame) -> Figure:
-    """Draw training cosine and gradient norm of `causes.graphmert`."""
-    figure, (top, bottom) = plt.subplots(2, 1, figsize=(6.5, 6.5), sharex=True)
-    palette = plt.rcParams["axes.prop_cycle"].by_key()["color"]
-    cells = rows.groupby(["entry", "size", "protocol"], sort=False).ngroup()
-    for n, row in zip(cells, rows.itertuples(), strict=True):
-        label = f"{row.entry}, {row.size:,}, {row.protocol.replace('_', ' ')}"
-        label += f", seed {row.seed}" if row.seed else ""
-        color = palette[n % len(palette)]
-        style = {"color": color, "marker": "osD^v"[row.seed % 5], "markersize": 4}
-        epochs = history(row.folder)
-        top.plot(epochs.index, epochs["train_cosine"], label=label, **style)
-        top.axhline(row.training_mean_cosine, color=color, ls=":", lw=1)
-        bottom.plot(epochs.index, epochs["gradient_norm"], **style)
-        bottom.plot(epochs.index, epochs["gradient_norm_max"], ":", color=color)
-    top.set_title("Training cosine (dotted: constant mean vector)")
-    top.set_ylabel("mean cosine")
-    bottom.set_title("Gradient norm before clipping (dotted: largest of the epoch)")
-    bottom.set(xlabel="epoch", ylabel="norm", yscale="log")
-    whole_epochs(bottom)
-    figure.legend(loc="outside lower center", ncols=1)
     return figure
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lvmlib.evaluation import cosine
-from lvmlib.inference import predict, roll
+from lvmlib.inference import predict
 from lvmlib.models import build_model
 from lvmlib.statistics import clustered_interval
 from lvmlib.vectors import make_split, open_dataset
@@ -22,6 +22,17 @@ def ridge(dataset, split):
     model = build_model("linear", kind="ridge_to_weights", dim=dataset.dim)
     model.fit(dataset, split)
     return model.eval()
+
+
+def roll(model, context, steps):
+    """Predict `steps` chunks ahead of (B, T, D), each from the predictions before it.
+
+    Returns (B, D), float32, unit vectors: the last prediction alone.
+    """
+    for _ in range(steps):
+        found = predict(model, context)
+        context = np.concatenate([context[:, 1:], found[:, None]], axis=1)
+    return context[:, -1]
 
 
 def main(folder, size, output):

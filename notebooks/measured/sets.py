@@ -8,11 +8,23 @@ import sys
 import numpy as np
 import pandas as pd
 
-from lvmlib.corpus.card import vendi_score
 from lvmlib.study import read_study
 from lvmlib.vectors import open_dataset
 
 VECTORS = 10_000  # of each set, drawn at random, since the score grows with them
+
+
+def vendi_score(vectors):
+    """Return how many directions unit vectors (N, D) spread over: 1 to D.
+
+    The Vendi score (Friedman & Dieng 2022) with the cosine as similarity: the
+    exponential of the entropy of the eigenvalues of K/N, which are those of the D × D
+    matrix of second moments.
+    """
+    moments = vectors.T.astype(np.float64) @ vectors / len(vectors)
+    values = np.linalg.eigvalsh(moments)
+    share = values[values > 0] / values[values > 0].sum()
+    return float(np.exp(-(share * np.log(share)).sum()))
 
 
 def main(folder, output):
