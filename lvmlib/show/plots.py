@@ -35,12 +35,13 @@ COLOURS = {
     "six_numbers": "#6b6b6b",
     "ridge": "#2f2f2f",
 }
+SAME = {"ridge_to_weights": "linear", "ridge to the weights": "linear"}
 MARKERS = dict(zip(COLOURS, "osD^vPX*h", strict=True))
 
 
 def colour(name: str) -> str:
     """Return a model's colour; the entry gru-half-rate has its architecture's."""
-    base = name.partition("-")[0]
+    base = SAME.get(name, name).partition("-")[0]
     if base in COLOURS:
         return COLOURS[base]
     hue = zlib.crc32(name.encode()) % 360 / 360  # a colour of its own, always the same
