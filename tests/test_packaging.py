@@ -63,8 +63,8 @@ def imported_names(path: Path) -> set[str]:
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             names.add(node.module.split(".")[0])
-    own = {"lvmlib", "conftest", "studies", "cells", "control", "measuring", "beside"}
-    own |= {"penalty"}
+    scripts = [*ROOT.glob("notebooks/*/*.py"), *ROOT.glob("tests/*.py")]
+    own = {"lvmlib", *(script.stem for script in scripts)}
     return names - set(sys.stdlib_module_names) - own - OPTIONAL
 
 
@@ -166,7 +166,7 @@ def test_make_help_lists_every_target():
 def test_ci_runs_make_test():
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o111, "it is not executable"
-    assert script.read_text().splitlines()[-1] == "exec make test"
+    assert "make test" in script.read_text().splitlines()
 
 
 @pytest.mark.parametrize("arguments", [["check"], ["format", "--check"]], ids=str)
