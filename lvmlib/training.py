@@ -124,6 +124,9 @@ def train(
         parts["averaged"] = AveragedModel(model, multi_avg_fn=average)
     state = resume(begun, checkpoint, parts, device) if begun else State()
     state.totals = state.totals.to(device)
+    rows_of = split.train
+    if recipe.follows:
+        rows_of = np.hstack([rows_of, dataset.following(rows_of)])
     numbered = recipe.loss not in ("mse", "cosine")  # it asks which rows they are
     gradients = partial(differentiate, recipe=recipe)
     if device.type == "cuda" and fabric.world_size == 1 and not numbered:
@@ -132,7 +135,7 @@ def train(
     shown = Progress(folder, total) if fabric.is_global_zero else None
     with closing(shown) if shown else nullcontext():
         while not _is_over(state, recipe, total):
-            windows = _shuffled(dataset, split.train, recipe, seed, len(state.history))
+            windows = _shuffled(dataset, rows_of, recipe, seed, len(state.history))
             batches = windows.to(device).split(recipe.batch_size)
             started = time.monotonic()
             model.train()
@@ -171,12 +174,10 @@ def train(
 def _shuffled(
     dataset: Dataset, windows: np.ndarray, recipe: Recipe, seed: int, epoch: int
 ) -> Tensor:
-    """Return the windows in an epoch's order, with what the loss needs after them."""
+    """Return the windows in an epoch's order."""
     order = np.random.default_rng([seed, 2, epoch]).permutation(len(windows))
     if recipe.loss == "ranking":
         order = side_by_side(order, dataset.document_of(windows[:, -1]))
-    if recipe.follows:
-        windows = np.hstack([windows, dataset.following(windows)])
     return torch.from_numpy(windows[order])
 
 

@@ -31,6 +31,13 @@ def test_copying_is_a_ratio_of_nearness():
     np.testing.assert_allclose(copied, 1 / nearest, rtol=1e-5)
 
 
+def test_a_mean_that_was_read_is_no_candidate():
+    dataset, windows, raw = random_case(3, [9, 12, 8], 4, 6)
+    read = np.column_stack([dataset.n + windows[:, -2], windows])
+    for scored in (copying.copying, copying.k_occurrence_skew):
+        assert np.array_equal(scored(raw, dataset, read), scored(raw, dataset, windows))
+
+
 def test_hubs_skew_how_often_a_candidate_is_found():
     dataset, windows, _ = random_case(5, [40, 44], 2, 6)
     truth = dataset.gather(windows[:, -1])
