@@ -244,6 +244,21 @@ def repeated(table: pd.DataFrame) -> pd.Series:
     return table.groupby("entry")["planned_seeds"].transform("min") > 1
 
 
+def widths(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the trained runs of amn's widths, of each width's rates the best one.
+
+    By validation cosine, for each way to begin, size and seed by itself. Columns `width`
+    (of the MLP; 512 as published) and `start` ("head start" or "random weights") are
+    added.
+    """
+    runs = table[table["status"] == "trained"]
+    width = runs["mlp"].fillna(512) if "mlp" in runs else 512
+    alone = runs["head_start"] == "none"
+    start = alone.map({True: "random weights", False: "head start"})
+    runs = runs.assign(width=width, start=start).sort_values("validation_cosine")
+    return runs.groupby(["start", "width", "size", "seed"]).tail(1)
+
+
 def sides(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
     """Return the smaller size's runs, and the larger size's by arm.
 

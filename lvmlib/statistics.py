@@ -16,6 +16,9 @@ from numpy.typing import ArrayLike
 from scipy.special import stdtr, stdtrit  # scipy.stats takes a second to import
 
 MARGIN = 0.005  # cosine; a smaller change is no difference
+ADDS = (
+    0.002  # cosine; what a network must add to what it begins at, or a width to another
+)
 LEVEL = 0.95  # of all intervals
 
 

@@ -387,6 +387,35 @@ def test_smooth_mask_multiplies_attention_by_the_papers_factor():
     torch.testing.assert_close(masked, expected, atol=1e-6, rtol=0)
 
 
+def test_course_tells_what_each_layer_changes_and_how_alike_windows_get():
+    model = tiny("graphmert", layers=2).train()
+    seen = []
+    for layer in model.layers:
+        layer.register_forward_hook(
+            lambda _, given, out: seen.append((given[0].numpy(), out.numpy()))
+        )
+    change, alike = model.course(windows())
+    assert model.training  # as it was, though the course is without dropout
+    by_hand = [
+        np.mean(
+            np.linalg.norm(after - before, axis=-1) / np.linalg.norm(before, axis=-1)
+        )
+        for before, after in seen
+    ]
+    np.testing.assert_allclose(change, by_hand, rtol=1e-5)
+
+    def neighbours(x):  # cosine of each window's mean with the next window's
+        mean = x.mean(axis=1)
+        unit = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+        return (unit[1:] * unit[:-1]).sum(axis=1).mean()
+
+    states = [seen[0][0], *(after for _, after in seen)]
+    np.testing.assert_allclose(alike, [neighbours(x) for x in states], atol=1e-6)
+
+    same = windows()[:1].expand(3, -1, -1)
+    np.testing.assert_allclose(model.course(same)[1], 1, rtol=1e-6)
+
+
 def test_threshold_learns_with_the_smooth_mask_only():
     gradients = {}
     for mask in ("band", "smooth"):

@@ -147,6 +147,30 @@ class GraphMERT(nn.Module):
         return self.output_head(x.mean(1))  # (B, D)
 
     @torch.inference_mode()
+    def course(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what the layers do to some windows, without dropout.
+
+        Returns
+        -------
+        change : (layers,)
+            How much each layer changes its input: the mean of |layer(x) − x| / |x|.
+        alike : (layers + 1,)
+            Before the first layer and after each: the mean cosine of one window's mean
+            over the positions and the next one's, as `context` has them. At one, all
+            windows look the same from there on.
+        """
+        states = [self.embed(context)]
+        with evaluation_mode(self):
+            mask = self.decay_mask(context.shape[1])
+            for layer in self.layers:
+                states.append(layer(states[-1], mask))
+        x = torch.stack(states)  # (layers + 1, B, T, D)
+        change = (x[1:] - x[:-1]).norm(dim=-1) / x[:-1].norm(dim=-1)
+        pooled = x.mean(2)  # (layers + 1, B, D)
+        alike = functional.cosine_similarity(pooled[:, 1:], pooled[:, :-1], dim=-1)
+        return change.mean((1, 2)), alike.mean(1)
+
+    @torch.inference_mode()
     def attention_maps(self, context: torch.Tensor) -> torch.Tensor:
         """Return who attends to whom, without dropout.
 
