@@ -247,9 +247,8 @@ def repeated(table: pd.DataFrame) -> pd.Series:
 def widths(table: pd.DataFrame) -> pd.DataFrame:
     """Return the trained runs of amn's widths, of each width's rates the best one.
 
-    By validation cosine, for each way to begin, size and seed by itself. Columns `width`
-    (of the MLP; 512 as published) and `start` ("head start" or "random weights") are
-    added.
+    By validation cosine, for each way to begin, size and seed by itself. Added columns:
+    `width` (of the MLP; 512 as published), `start` ("head start", "random weights").
     """
     runs = table[table["status"] == "trained"]
     width = runs["mlp"].fillna(512) if "mlp" in runs else 512
