@@ -236,8 +236,9 @@ def render(report: Path, study: Path) -> None:
     """Render a study's pages and results.csv into `report`, from the folder of runs.
 
     A notebook gets of `reported` (the original protocol's committed runs) and `plan`
-    (reports/<study>/PLAN.md) what it has as a parameter and what is there. Words and
-    figure of its answer stay beside the pages, for the front page.
+    (reports/<study>/PLAN.md) what it has as a parameter and what is there. The words
+    and figure of the study's answer, and of a page that tags its own, stay beside the
+    pages, for the front page.
     """
     answer = study_answer(study)
     names = [answer, *study_pages(study)]
@@ -260,16 +261,24 @@ def render(report: Path, study: Path) -> None:
         for name, notebook in made.items():
             html = "index" if name == answer else name
             render_page(notebook, report / f"{html}.html", pages)
-        tagged = _tagged_outputs(made[answer])
+            _keep_answer(notebook, report, "" if name == answer else f"{name}-")
     table = load_study(study)
     hidden = r"^folder$|^baseline_(?!\w+_cosine$)|validation_cosine_|numbers"
     with atomic_path(report / "results.csv") as temporary:
         kept = [column for column in table if not re.search(hidden, column)]
         table[kept].to_csv(temporary, index=False)
+
+
+def _keep_answer(notebook: Path, report: Path, prefix: str) -> None:
+    """Keep what a page tags as its answer and main figure, if it does."""
+    tagged = _tagged_outputs(notebook)
+    if "answer" in tagged:
+        with atomic_path(report / f"{prefix}answer.md") as temporary:
+            temporary.write_text(tagged["answer"]["text/markdown"] + "\n")
     figure = tagged.get("main-figure", {}).get("image/png")
     if figure:
-        (report / "figure.png").write_bytes(b64decode(figure))
-    (report / "answer.md").write_text(tagged["answer"]["text/markdown"] + "\n")
+        with atomic_path(report / f"{prefix}figure.png") as temporary:
+            temporary.write_bytes(b64decode(figure))
 
 
 def render_front(reports: Path) -> None:

@@ -164,6 +164,13 @@ def study_answer(path: str | Path) -> str:
     return (read_json(Path(path) / "study.json") or {}).get("answer") or "summary"
 
 
+def headline(file: str | Path) -> str:
+    """Return the bold beginning of an answer that a report keeps; "" without one."""
+    answer = Path(file).read_text() if Path(file).exists() else ""
+    bold = answer.split("**")[1] if answer.count("**") > 1 else answer.split(". ")[0]
+    return bold.rstrip(".: \n")
+
+
 def read_plan(path: str | Path) -> dict[Path, dict[str, Any]]:
     """Return the planned runs by folder: label, page, recipe_hash, …; else none."""
     plan = read_json(Path(path) / "study.json") or {"runs": []}

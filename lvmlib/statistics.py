@@ -16,9 +16,7 @@ from numpy.typing import ArrayLike
 from scipy.special import stdtr, stdtrit  # scipy.stats takes a second to import
 
 MARGIN = 0.005  # cosine; a smaller change is no difference
-ADDS = (
-    0.002  # cosine; what a network must add to what it begins at, or a width to another
-)
+ADDS = 0.002  # cosine; less than this, a network adds nothing to what it begins at
 LEVEL = 0.95  # of all intervals
 
 
@@ -171,12 +169,16 @@ def verdict(interval: Interval, adjusted_p: float | None = None) -> str:
     """
     if interval.seeds < 2:
         return "no verdict (one seed)"
-    if -MARGIN <= interval.low and interval.high <= MARGIN:
+    found = place_of(interval.low, interval.high)
+    chance = adjusted_p is not None and adjusted_p >= 1 - LEVEL
+    return "inconclusive" if chance and found != "equivalent" else found
+
+
+def place_of(low: float, high: float) -> str:
+    """Say where an interval lies, in the words of `verdict`."""
+    if -MARGIN <= low and high <= MARGIN:
         return "equivalent"
-    excludes_zero = interval.low > 0 or interval.high < 0
-    if excludes_zero and (adjusted_p is None or adjusted_p < 1 - LEVEL):
-        return "improves" if interval.estimate > 0 else "regresses"
-    return "inconclusive"
+    return "improves" if low > 0 else "regresses" if high < 0 else "inconclusive"
 
 
 def rank_ranges(
