@@ -22,13 +22,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="lvmlib", description=__doc__)
     parser.add_argument("study", help="name of a file in parameters/, or its path")
     parser.add_argument("--dataset", default="", help="another dataset folder")
-    parser.add_argument("--cores", type=int, default=os.cpu_count())
+    cores = {"type": int, "default": os.cpu_count(), "help": "all unless told"}
+    parser.add_argument("--cores", **cores)
     arguments = parser.parse_args()
     try:
         study = read_study(arguments.study, arguments.dataset)
     except ValueError as error:
         sys.exit(f"error: {error}")
     forget_other_datasets(study)
+    forget_damaged(study)
     study.write_plan()
     report = Path("reports") / study.name
     restore(study, report / "runs")
@@ -82,10 +84,17 @@ def restore(study: Study, published: Path) -> None:
 def forget_other_datasets(study: Study) -> None:
     """Delete the study's runs on another dataset: their numbers answer nothing now."""
     for run in study.runs:
-        info = read_json(run.folder / "run.json")
-        if info and info["dataset"]["sha256"] != study.dataset_sha256:
+        of = (read_json(run.folder / "run.json") or {}).get("dataset")
+        if of and of["sha256"] != study.dataset_sha256:
             print(f"{run.label}: the dataset has changed, training again.")
             shutil.rmtree(run.folder)
+
+
+def forget_damaged(study: Study) -> None:
+    """Take run.json from what is no finished run: to Snakemake it would be one."""
+    for run in study.runs:
+        if not run.is_done:
+            (run.folder / "run.json").unlink(missing_ok=True)
 
 
 def watch(study: Study, process: subprocess.Popen) -> None:

@@ -2,7 +2,8 @@
 
 `python -m lvmlib.publish reference` copies what the pages need from the finished runs
 to reports/reference/runs, so that the report can be made again from the repository
-alone, with `--render`; `--ship amn` puts that entry's model into the package.
+alone, with `--render`; `--ship amn best` puts that entry's model into the package as
+`load_pretrained("best")`.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from lvmlib.files import (
     runs_root,
     write_json,
 )
+from lvmlib.names import unknown_name
 from lvmlib.records import (
     PAIRED_BASELINES,
     SHARED,
@@ -64,7 +66,7 @@ COLUMNS = ["document", "row", "cosine", "contrastive", "rank_document", "rank_al
 COLUMNS += ["source"]  # of a joined dataset
 SINGLE = ("five_weights", "ridge_to_weights")  # beside the paired baselines
 ANSWER, ANSWER_ENDS = "<!-- answer -->", "<!-- answer ends -->"
-SHIP = "the entry whose model ships, as best or ranking"
+SHIP = "the entry whose model ships, and for what use: best, ranking or running"
 UP = [["index.html", "Answer"]]  # where a run's page leads
 SMALL_FILES = ("test.parquet", "history.csv", "run.json")  # last: then a run is done
 
@@ -341,6 +343,12 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.study:  # make rebuild, without STUDY=
         parser.error("name a study, such as: make rebuild STUDY=reference")
+    if arguments.ship:
+        from lvmlib.weights import PRETRAINED
+
+        entry, use = arguments.ship
+        if use not in PRETRAINED:
+            parser.error(str(unknown_name("use", use, PRETRAINED)))
     report = Path("reports") / arguments.study
     if arguments.render:
         render(report, arguments.runs or report / "runs")
@@ -354,9 +362,6 @@ def main() -> None:
     render_run_pages(study, report, among=_shown(table))
     publish_cards(table[table["entry"] == table["architecture"]], report / "cards")
     if arguments.ship:
-        from lvmlib.weights import PRETRAINED
-
-        entry, use = arguments.ship
         runs = table[(table["entry"] == entry) & (table["seed"] == 0)]
         ship(runs[runs["size"] == runs["size"].max()], PRETRAINED[use])
 

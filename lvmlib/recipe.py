@@ -147,7 +147,7 @@ class Settings:
     dataset: str = ""
     size: PositiveInt = 2000
     protocol: Literal[tuple(PROTOCOLS)] = "controlled"
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0  # torch's generators take no more
     context: PositiveInt = 5
     horizon: PositiveInt = 1
     sources: str = ""
@@ -254,7 +254,10 @@ def make_settings(architecture: str, parameters: dict[str, Any]) -> Settings:
     def chosen(names: Iterable[str]) -> dict[str, Any]:
         return {name: parameters[name] for name in names if name in parameters}
 
-    types = {name: (type(default), default) for name, default in options.items()}
+    types = {  # counts and widths are at least one
+        name: (PositiveInt if type(default) is int else type(default), default)
+        for name, default in options.items()
+    }
     try:
         checked = create_model("Options", __config__=STRICT, **types)(**chosen(options))
         recipe = Recipe(**chosen(of_recipe))

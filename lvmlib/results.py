@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from lvmlib.files import project_folder, read_json
+from lvmlib.names import unknown_name
 from lvmlib.records import (
     BASELINES,
     PAIRED_BASELINES,
@@ -180,7 +181,7 @@ def read_plan(path: str | Path) -> dict[Path, dict[str, Any]]:
 def answers(folder: Path, recipe_hash: str) -> bool:
     """Say whether a folder holds the finished run that this recipe asks for."""
     info = read_json(folder / "run.json")
-    if info is None or info["recipe_hash"] != recipe_hash:
+    if not isinstance(info, dict) or info.get("recipe_hash") != recipe_hash:
         return False
     return is_whole(folder, info)
 
@@ -327,6 +328,8 @@ def window_scores(
 def _score(frame: pd.DataFrame, column: str) -> pd.Series:
     """Return a column, or the score that is made of a rank: r<k>_… or mrr_…."""
     of_rank = re.fullmatch(r"(?:r(\d+)|mrr)_(document|all)", column)
+    if not of_rank and column not in frame:
+        raise unknown_name("score", column, [*frame, "r1_document", "mrr_all"])
     if not of_rank:
         return frame[column]
     rank = frame[f"rank_{of_rank[2]}"]

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from lvmlib import evaluation
-from lvmlib.files import atomic_path, read_json, write_json
+from lvmlib.files import atomic_path, project_folder, read_json, write_json
 from lvmlib.gpu import resolve_precision
 from lvmlib.inference import predict_windows, resolve_device
 from lvmlib.models import build_model, count_parameters
@@ -56,6 +56,7 @@ def new_model(settings: Settings, dim: int) -> nn.Module:
     recipe = settings.recipe
     if recipe.scale or recipe.head_start != "none":
         model = Started(model, recipe.scale, recipe.head_start, recipe.start)
+    model.running_mean = settings.running_mean
     model.untrained = settings.seed, torch.get_rng_state()
     return model
 
@@ -226,7 +227,16 @@ def _describe(
 
 
 def command(settings: Settings) -> str:
-    """Return the papermill command that repeats a run, in a folder of its own."""
+    """Return the papermill command that repeats a run, in a folder of its own.
+
+    It names the dataset from here or from the project, or, if that lies elsewhere, by
+    its folder's own name: where that is differs by reader.
+    """
+    dataset = Path(settings.dataset)
+    if dataset.is_absolute():
+        around = [p for p in (Path.cwd(), project_folder()) if p in dataset.parents]
+        dataset = dataset.relative_to(around[0]) if around else dataset.name
+        settings = replace(settings, dataset=str(dataset))
     notebook = f"notebooks/{settings.architecture}.ipynb"
     words = ["papermill", "-k", "python3", notebook, "again.ipynb"]
     return shlex.join(words + replace(settings, run_dir="").arguments())

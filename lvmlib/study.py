@@ -141,11 +141,11 @@ def read_study(name: str, dataset: str = "") -> Study:
     content, path = read_yaml(name), yaml_path(name)
     folder = dataset or content.get("dataset") or ""
     opened = open_dataset(folder, verify=False)
-    shared = {"dataset": folder, "protocol": content.get("protocol", "controlled")}
+    shared = {"protocol": content.get("protocol", "controlled")}
     shared |= content.get("recipe") or {}
     try:
         runs = [
-            _plan(path.stem, opened.sha256, entry, shared | parameters, *cell)
+            _plan(path.stem, folder, opened.sha256, entry, shared | parameters, *cell)
             for entry, own in content["architectures"].items()
             for parameters, *cell in _grid(content, _names(entry, own))
         ]
@@ -168,9 +168,11 @@ class _Loader(yaml.SafeLoader):
     # When composed: what is merged by "<<" is among a mapping's own keys later.
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
-        lines: dict[str, int] = {}
+        lines: dict[Any, int] = {}
         for key, _ in node.value:
             name, line = str(key.value), key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge"):
+                name = self.construct_object(key)  # 100, 1_00 and 0x64 are one
             if name in lines:
                 raise ParameterError(
                     f"{name!r} is given twice, in lines {lines[name]} and {line}"
@@ -194,7 +196,7 @@ def read_yaml(name: str) -> dict[str, Any]:
         content = yaml.load(path.read_text(), _Loader)
         content = content if isinstance(content, dict) else {}
         check_names(content, SHAPES)
-    except (OSError, yaml.YAMLError, ParameterError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ParameterError(
             f"{path} cannot be read as a study ({one_line(error)})."
         ) from error
@@ -238,7 +240,9 @@ def _grid(
     for arm, of_arm in arms.items():
         parameters = own | _names(arm, of_arm)
         sizes = parameters.get("sizes") or content["sizes"]
-        if isinstance(sizes, list):
+        if isinstance(sizes, list) and not any(
+            isinstance(s, list | dict) for s in sizes
+        ):
             sizes = dict.fromkeys(sizes, content["seeds"])
         if not isinstance(sizes, dict):
             raise ValueError(
@@ -261,6 +265,7 @@ def _grid(
 
 def _plan(
     study: str,
+    dataset: str,
     sha256: str,
     entry: str,
     parameters: dict[str, Any],
@@ -274,9 +279,21 @@ def _plan(
                 f"the name {name!r} would be a folder: use letters, digits, '.', '_' "
                 "and '-', the first no '-' or '.'."
             )
-    folder = runs_root() / study / entry / str(size) / arm / f"seed{seed}"
-    parameters = {"architecture": entry} | parameters
+    root = runs_root() / study
+    folder = root / entry / str(size) / arm / f"seed{seed}"
+    if not folder.resolve().is_relative_to(root.resolve()):
+        raise ValueError(
+            f"{folder} leads out of {root} by a link, to {folder.resolve()}: what is "
+            "there may be deleted, so remove the link, or set LVM_RUNS."
+        )
+    own = {"dataset": dataset, "size": size, "seed": seed, "arm": arm}
+    own["run_dir"] = str(folder)
+    for name in own.keys() & parameters.keys():
+        raise ValueError(
+            f"{name} is no parameter of a study's runs, which is {parameters[name]!r}: "
+            "say it under dataset, sizes, seeds or arms."
+        )
+    parameters = {"architecture": entry} | parameters | own
     architecture = parameters.pop("architecture")
-    parameters |= {"size": size, "seed": seed, "arm": arm, "run_dir": str(folder)}
     settings = make_settings(architecture, parameters)
     return PlannedRun(entry, settings, settings.recipe_hash(sha256))

@@ -37,7 +37,8 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
     """Write a model of `build_model` as ``.safetensors``, atomically.
 
     The file's metadata carry ``architecture`` and, as JSON, ``options``; those of a
-    `Started` model ``head_start`` and ``scale`` too; and a digest of the numbers.
+    `Started` model ``head_start`` and ``scale`` too; of one that reads the mean of all
+    so far ``running_mean``; and a digest of all this and the numbers.
 
     Raises
     ------
@@ -50,18 +51,27 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
     }
     if isinstance(model, Started):
         metadata |= {"scale": json.dumps(model.scale), "head_start": model.head_start}
+    if getattr(model, "running_mean", False):
+        metadata["running_mean"] = "true"
     state = {
         key.removeprefix("network."): value.contiguous()
         for key, value in model.state_dict().items()
     }
-    metadata[DIGEST] = digest(state)
+    metadata[DIGEST] = digest(state, metadata)
     with atomic_path(path) as temporary:
         save_file(state, temporary, metadata)
 
 
-def digest(state: dict[str, torch.Tensor]) -> str:
-    """Return the SHA-256 of tensors' names, types, shapes and bytes."""
+def digest(
+    state: dict[str, torch.Tensor], metadata: dict[str, str] | None = None
+) -> str:
+    """Return the SHA-256 of tensors' names, types, shapes and bytes, and of metadata.
+
+    Without them it is that of files from before they were part of it.
+    """
     found = hashlib.sha256()
+    if metadata:
+        found.update(json.dumps(metadata, sort_keys=True).encode())
     for key in sorted(state):
         value = state[key].detach().cpu().contiguous()
         found.update(f"{key} {value.dtype} {tuple(value.shape)} ".encode())
@@ -85,7 +95,8 @@ def load_weights(path: str | Path) -> nn.Module:
         The architecture, and `dim` and `context` where they shape the weights, are
         told by the file's keys and shapes. Our own files tell all options; other
         people's graphmert gets the band mask and everything the usual sizes. Its
-        attribute `digest` is that of the file, checked, or "" where it has none.
+        attribute `digest` is that of the file, checked, or "" where it has none;
+        `running_mean` says whether it reads `inference.with_mean`.
 
     Raises
     ------
@@ -103,11 +114,11 @@ def load_weights(path: str | Path) -> nn.Module:
         state, metadata = _read_safetensors(path)
     else:
         state, metadata = _read_torch(path), {}
-    stated = metadata.get(DIGEST, "")
-    if stated and digest(state) != stated:
+    stated = metadata.pop(DIGEST, "")
+    if stated and stated not in (found := digest(state, metadata), digest(state)):
         raise WeightsError(
-            f"{path} has numbers that were not saved in it: its digest is "
-            f"{digest(state)[:9]}, but its metadata state {stated[:9]}; fetch it again."
+            f"{path} has numbers or options that were not saved in it: its digest is "
+            f"{found[:9]}, but its metadata state {stated[:9]}; fetch it again."
         )
     # Saved from inside DDP, from a compiled model, or both, in either order.
     while prefix := next(
@@ -122,7 +133,7 @@ def load_weights(path: str | Path) -> nn.Module:
     with torch.device("meta"):  # names and shapes, but no memory and no random numbers
         model = _build(path, state, metadata)
     model.load_state_dict(_checked(path, state, model), assign=True)
-    model.digest = stated
+    model.digest, model.running_mean = stated, "running_mean" in metadata
     return model.eval()
 
 

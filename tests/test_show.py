@@ -5,10 +5,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from lvmlib import results, show
 from lvmlib.models import ARCHITECTURES
 from lvmlib.show import plots
+from lvmlib.show.html import ReportExporter
 from lvmlib.statistics import clustered_interval
 
 
@@ -90,6 +92,27 @@ def test_a_table_folds_intervals_and_escapes_text(shown):
     ]
     assert first.a["href"] == "x.html"
     assert [td.text for td in second.find_all("td")][3:] == ["—", "no", "—"]
+
+
+HOSTILE = (
+    "</main></div><script>alert(1)</script> <img src=x onerror=alert(2)> # *no* `code` "
+    "[link](javascript:alert(3)) $x^$ $y$ &lt; ~~gone~~ | a | \\( z \\) 1. 2 -- !"
+)
+
+
+def test_text_of_others_is_shown_as_it_is():
+    output = new_output(
+        "display_data", {"text/markdown": f"They say: “{show.quoted(HOSTILE)}”"}
+    )
+    cells = [new_code_cell("1", outputs=[output]), new_markdown_cell("After it.")]
+    page, _ = ReportExporter().from_notebook_node(
+        new_notebook(cells=cells, metadata={"language_info": {"name": "python"}})
+    )
+    page = BeautifulSoup(page, "html.parser")
+    (told,) = (p for p in page.main.find_all("p") if "They say" in p.text)
+    assert told.text == f"They say: “{HOSTILE}”"
+    assert not told.find_all(True)
+    assert "After it." in page.main.text
 
 
 def test_a_table_without_rows_is_not_shown(shown):

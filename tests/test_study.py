@@ -195,6 +195,17 @@ def test_the_recipe_hash_is_stable(plan, monkeypatch, tmp_path, write_dataset):
         ({"title": ["a"]}, "title is ['a'], expected text"),
         ({"seeds": [0, 0]}, "amn, 100 vectors, epochs, seed 0 is planned twice"),
         ({"arms": ["epochs"]}, "arms is ['epochs'], expected names with values"),
+        ({"sizes": [[100]]}, "sizes is [[100]], expected a list"),
+        ({"seeds": [2**70]}, "parameter 'seed' is 1180591620717411303424"),
+        ({"recipe": {"size": 7}}, "size is no parameter of a study's runs"),
+        ({"recipe": {"arm": "steps", "min_steps": 9}}, "arm is no parameter of a"),
+        ({"architectures": {"amn": {"run_dir": "/tmp/x"}}}, "run_dir is no parameter"),
+        ({"architectures": {"amn": {"dataset": "x"}}}, "dataset is no parameter of"),
+        ({"architectures": {"amn": {"hidden": -5}}}, "parameter 'hidden' is -5 (int)"),
+        (
+            {"architectures": {"graphmert": {"heads": 0}}},
+            "parameter 'heads' is 0 (int)",
+        ),
     ],
 )
 def test_a_wrong_study_is_one_sentence_with_the_file(plan, tmp_path, change, message):
@@ -204,11 +215,25 @@ def test_a_wrong_study_is_one_sentence_with_the_file(plan, tmp_path, change, mes
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize("content", ["", "a: [", "- amn\n", "text", "seeds: [0]\n"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "a: [",
+        "- amn\n",
+        "text",
+        "seeds: [0]\n",
+        "title: 2020-13-45\n",
+        "[" * 5000,
+        "title: M\xfcller\n".encode("latin-1"),
+    ],
+)
 def test_a_file_that_is_no_study(plan, tmp_path, content):
+    path = tmp_path / "grid.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ParameterError) as error:
-        plan(content)
-    assert str(tmp_path / "grid.yaml") in str(error.value)
+        read_study(str(path))
+    assert str(path) in str(error.value)
 
 
 def test_a_missing_study_and_a_missing_dataset(plan, tmp_path, monkeypatch):
@@ -481,6 +506,35 @@ def test_a_key_given_twice_is_refused_with_both_lines(plan):
     text = "sizes: [100]\nseeds: [0]\narchitectures: {amn: {}}\nsizes: [150]\n"
     with pytest.raises(ParameterError, match=r"'sizes' .* lines 1 and 4"):
         plan(text)
+
+
+@pytest.mark.parametrize("again", ["1_00", "0x64", "100"])
+def test_a_size_written_in_two_ways_is_given_twice(plan, again):
+    text = f"sizes: {{100: [0], {again}: [1]}}\nseeds: [0]\narchitectures: {{amn: }}\n"
+    with pytest.raises(ParameterError, match="100 is given twice, in lines 1 and 1"):
+        plan(text)
+
+
+@pytest.mark.parametrize("level", ["amn", "amn/100", "amn/100/epochs"])
+def test_no_run_is_planned_behind_a_link(plan, runs_root, tmp_path, level):
+    foreign = tmp_path / "precious"
+    (foreign / "100/epochs/seed0").mkdir(parents=True)
+    link = runs_root / "grid" / level
+    link.parent.mkdir(parents=True)
+    link.symlink_to(foreign)
+    with pytest.raises(
+        ParameterError, match=r"leads out of .* by a link, to .*precious"
+    ):
+        plan()
+    assert (foreign / "100/epochs/seed0").exists()
+
+
+def test_what_is_no_finished_run_is_given_back_to_snakemake(copied):
+    whole, damaged = copied.runs[:2]
+    (damaged.folder / "history.csv").write_text("cut")
+    runner.forget_damaged(copied)
+    assert whole.is_done
+    assert not (damaged.folder / "run.json").exists()
 
 
 def test_a_merged_mapping_may_be_merged_again_before_it_is_read(plan):

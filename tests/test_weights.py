@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import pickle
 from pathlib import Path
@@ -14,6 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from lvmlib import weights
 from lvmlib.models import build_model
+from lvmlib.recipe import make_settings
+from lvmlib.runs import new_model
 from lvmlib.weights import WeightsError, load_weights, save_weights
 
 FIVE = ("amn", "graphmert", "gru", "lstm", "transformer")
@@ -315,9 +318,45 @@ def test_one_flipped_byte_is_found(tmp_path):
     content = bytearray(path.read_bytes())
     content[-3] ^= 1  # in the last number's mantissa
     (tmp_path / "flipped.safetensors").write_bytes(content)
-    with pytest.raises(WeightsError, match="numbers that were not saved in it"):
+    with pytest.raises(
+        WeightsError, match="numbers or options that were not saved in it"
+    ):
         load_weights(tmp_path / "flipped.safetensors")
-    assert load_weights(path).digest == weights.digest(model.state_dict())
+    assert load_weights(path).digest
+
+
+def test_one_changed_option_is_found(tmp_path):
+    model = build_model("graphmert", dim=8, heads=4, layers=1, feedforward=8)
+    path = tmp_path / "model.safetensors"
+    save_weights(model, path)
+    content = path.read_bytes()
+    assert content.count(b'heads\\": 4') == 1
+    path.write_bytes(content.replace(b'heads\\": 4', b'heads\\": 2'))
+    with pytest.raises(WeightsError, match="or options that were not saved in it"):
+        load_weights(path)
+
+
+def test_a_digest_of_the_numbers_alone_is_still_one(tmp_path):
+    model = build_model("amn", dim=8, hidden=4, mlp=8)
+    state = model.state_dict()
+    of_old = {"architecture": "amn", "options": json.dumps(model.options)}
+    of_old["sha256"] = weights.digest(state)
+    save_file(state, tmp_path / "old.safetensors", of_old)
+    assert load_weights(tmp_path / "old.safetensors").digest == of_old["sha256"]
+
+
+@pytest.mark.parametrize("use", weights.PRETRAINED)
+def test_what_ships_has_a_digest_and_says_what_it_reads(use):
+    model = weights.load_pretrained(use)
+    assert len(model.digest) == 64
+    assert model.running_mean == (use != "best")
+
+
+def test_that_a_model_reads_the_mean_is_kept(tmp_path):
+    settings = make_settings("amn", {"running_mean": True, "hidden": 4, "mlp": 8})
+    model = new_model(settings, dim=8)
+    save_weights(model, tmp_path / "model.safetensors")
+    assert load_weights(tmp_path / "model.safetensors").running_mean
 
 
 def test_a_file_without_a_digest_loads_and_says_so(tmp_path):

@@ -5,6 +5,7 @@ Nothing here says anything about a result: the words are the notebook's.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from html import escape
 
@@ -24,6 +25,12 @@ NUMBERED = ("seed", "epoch", "year")  # whole numbers that are names, not amount
 def say(*paragraphs: str) -> None:
     """Display Markdown."""
     display(Markdown("\n\n".join(paragraphs)))
+
+
+def quoted(text: str) -> str:
+    """Return other people's text as Markdown and HTML that show it as it is."""
+    plain = re.sub(r"([\\`*_{}\[\]()#+\-.!|~$])", r"\\\1", " ".join(text.split()))
+    return escape(plain, quote=False)
 
 
 def figure(drawing: Figure, alt: str) -> None:
