@@ -47,7 +47,8 @@ def read_parameters(namespace: dict[str, Any], valid: Iterable[str]) -> dict[str
     Raises
     ------
     ParameterError
-        Naming the unknown parameter and the nearest valid one.
+        Naming the unknown parameter and the nearest valid one, or one whose value is of
+        another type than the parameters cell says.
     """
     valid = list(valid)
     cells = [cell.lstrip() for cell in namespace.get("In", [])]
@@ -66,6 +67,15 @@ def read_parameters(namespace: dict[str, Any], valid: Iterable[str]) -> dict[str
         if isinstance(target, ast.Name)
     ]
     check_names(names, valid)
+    types = namespace.get("__annotations__", {})
+    for name in names:
+        value, expected = namespace[name], types.get(name)
+        # A rate may be text such as "1e-3", see `lvmlib.recipe`.
+        if expected in (str, bool, int) and type(value) is not expected:
+            raise ParameterError(
+                f"parameter {name!r} is {value!r} ({type(value).__name__}), expected "
+                f"{expected.__name__}."
+            )
     return {name: namespace[name] for name in names}
 
 

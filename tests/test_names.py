@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
+import nbformat
 import pytest
+from click.testing import CliRunner
+from nbformat.v4 import new_code_cell, new_notebook
+from papermill.cli import papermill
 
 from lvmlib.names import ParameterError, read_parameters
 from lvmlib.recipe import Settings, notebook_settings
@@ -22,7 +28,8 @@ def run_cells(*cells):
     namespace = {"In": [""]}
     for cell in cells:
         namespace["In"].append(cell)
-        exec(cell, namespace)
+        # As a kernel does it: annotations are types, not this file's texts.
+        exec(compile(cell, "cell", "exec", dont_inherit=True), namespace)
     namespace["In"].append(CALL)
     return namespace
 
@@ -31,6 +38,46 @@ def test_the_parameters_cell_alone():
     namespace = run_cells("import math\nother = 3", TEMPLATE, "misspelt_seed = 3")
     found = read_parameters(namespace, VALID)
     assert found == {"dataset": "", "size": 2000, "seed": 0}
+
+
+def prepared(tmp_path, *arguments):
+    """Return the globals of a notebook that papermill's command line prepared."""
+    cell = new_code_cell(TEMPLATE, metadata={"tags": ["parameters"]})
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = new_notebook(cells=[cell], metadata={"kernelspec": kernel})
+    nbformat.write(notebook, tmp_path / "in.ipynb")
+    paths = [str(tmp_path / name) for name in ("in.ipynb", "out.ipynb")]
+    done = CliRunner().invoke(papermill, [*paths, "--prepare-only", *arguments])
+    assert done.exit_code == 0, done.output
+    cells = nbformat.read(paths[1], 4).cells
+    return run_cells(*(cell.source for cell in cells if cell.cell_type == "code"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["-p", "size", "1e400"], "'size' is inf (float), expected int"),
+        (["-p", "size", "no"], "'size' is 'no' (str), expected int"),
+        (["-p", "size", "True"], "'size' is True (bool), expected int"),
+        (["-p", "dataset", "7"], "'dataset' is 7 (int), expected str"),
+        (["-y", "seed: 2020-01-01"], "'seed' is '2020-01-01' (str), expected int"),
+        (["-y", "seed:"], "'seed' is None (NoneType), expected int"),
+    ],
+)
+def test_what_papermill_gives_is_of_the_type_that_the_cell_says(
+    tmp_path, arguments, found
+):
+    with pytest.raises(ParameterError, match=re.escape(f"parameter {found}.")):
+        read_parameters(prepared(tmp_path, *arguments), VALID)
+
+
+def test_papermill_gives_numbers_as_people_write_them(tmp_path):
+    (tmp_path / "empty.yaml").touch()
+    empty = ["-f", str(tmp_path / "empty.yaml")]
+    defaults = {"dataset": "", "size": 2000, "seed": 0}
+    assert read_parameters(prepared(tmp_path, *empty), VALID) == defaults
+    given = read_parameters(prepared(tmp_path, "-p", "size", "007"), VALID)
+    assert given == defaults | {"size": 7}
 
 
 def test_plain_assignments_and_blank_lines():
