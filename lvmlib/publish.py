@@ -52,6 +52,7 @@ from lvmlib.results import (
     read_plan,
     study_answer,
     study_pages,
+    told_apart,
     window_scores,
 )
 from lvmlib.show import interval, signed
@@ -148,17 +149,22 @@ def write_scores(scores: pd.DataFrame, path: Path) -> None:
 # --- cards and models ----------------------------------------------------------------
 
 
-def model_card(runs: pd.DataFrame) -> str:
+def model_card(runs: pd.DataFrame, use: str = "", encoder: str = "") -> str:
     """Return the Markdown card of one entry at one size.
 
     Parameters
     ----------
     runs : DataFrame
         Rows of `load_study`'s table, one a seed.
+    use, encoder : str
+        Of a model that ships: what `load_pretrained` calls it, whose vectors it reads.
     """
-    scores, documents = window_scores(runs)
     times = latency()["latency_ms"]
-    started = runs.get("head_start", pd.Series("none")).iloc[0] not in ("none", None)
+    first = runs.iloc[0]
+    started = first.get("head_start", "none") not in ("none", None)
+    apart = told_apart(project_folder() / "reports" / "best" / "apart.parquet")
+    name = first["entry"] if first["steps"] else first.get("kind")
+    told = apart.get((name, bool(first.get("running_mean", False)), first["size"]))
     template = Environment(
         loader=PackageLoader("lvmlib.show", "template"), trim_blocks=True
     )
@@ -166,7 +172,13 @@ def model_card(runs: pd.DataFrame) -> str:
     return template.get_template("card.md.j2").render(
         first=load_run(runs["folder"].iloc[0]).info,
         runs=runs,
-        cosine=clustered_interval(scores, documents),
+        use=use,
+        encoder=encoder,
+        scores={
+            name: clustered_interval(*window_scores(runs, name))
+            for name in ("cosine", "r1_document", "mrr_document")
+        },
+        told=clustered_interval(*told) if told else None,
         leads={
             name: over_baseline(runs, name)
             for name in (*PAIRED_BASELINES, "ridge_to_weights")
@@ -191,13 +203,13 @@ def ship(runs: pd.DataFrame, path: str | Path) -> None:
     Half the numbers' bytes cost nothing that the exam can see; `load_pretrained` turns
     them back into float32.
     """
-    from lvmlib.weights import load_weights, save_weights
+    from lvmlib.weights import PRETRAINED_ENCODER, load_weights, save_weights
 
-    (folder,) = runs["folder"]
+    (folder,), path = runs["folder"], Path(path)
     model = load_weights(Path(folder) / "model.safetensors")
     save_weights(model.half(), path)
-    Path(path).chmod(0o644)  # safetensors writes for the owner only
-    Path(path).with_suffix(".md").write_text(model_card(runs))
+    path.chmod(0o644)  # safetensors writes for the owner only
+    path.with_suffix(".md").write_text(model_card(runs, path.stem, PRETRAINED_ENCODER))
 
 
 # --- pages ---------------------------------------------------------------------------
