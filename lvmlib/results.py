@@ -155,6 +155,21 @@ def published_study() -> Path:
     return project_folder() / "reports" / "reference" / "runs"
 
 
+def later_linear(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the best study's runs of ridge to the weights on the data of these runs.
+
+    It came after the reference study, whose runs have no such baseline; no rows where
+    the data are others, or the project has no such study.
+    """
+    folder = project_folder() / "reports" / "best" / "runs"
+    if not folder.exists() or "baseline_ridge_to_weights_cosine" in runs:
+        return runs[:0]
+    linear = load_study(folder).query("entry == 'linear'")
+    for what in ("dataset_sha256", "protocol"):  # the same training windows
+        linear = linear[linear[what].isin(runs[what])]
+    return linear
+
+
 def study_pages(path: str | Path) -> list[str]:
     """Return the question pages of a study's report, as its plan has them."""
     return (read_json(Path(path) / "study.json") or {}).get("pages") or list(PAGES)
@@ -554,6 +569,8 @@ def slopes(runs: pd.DataFrame) -> pd.DataFrame:
 def ranking(runs: pd.DataFrame) -> pd.DataFrame:
     """Return networks and baselines by test cosine at the larger headline size.
 
+    Among the baselines is ridge to the weights, from a later study if need be.
+
     A rank is a range: two entries are ordered only when the interval of their
     difference excludes zero after Holm's correction. Entries whose training failed, or
     that have one seed where others have several, have no rank.
@@ -578,6 +595,10 @@ def ranking(runs: pd.DataFrame) -> pd.DataFrame:
             row | (dict(changes.loc[entry, kept]) if entry in changes.index else {})
         )
     levels = baseline_means(runs)
+    later = later_linear(runs)
+    if len(later):
+        means = later.groupby("size")["test_cosine"].mean()
+        levels["ridge_to_weights"] = means.reindex(levels.index)
     for name in levels if rows else ():
         before, after = (levels[name].get(size, np.nan) for size in (small, large))
         row = {"name": name, "kind": "baseline", "large": after}

@@ -94,6 +94,10 @@ def test_a_table_folds_intervals_and_escapes_text(shown):
     assert [td.text for td in second.find_all("td")][3:] == ["—", "no", "—"]
 
 
+def test_a_rank_is_a_range_a_place_or_nothing():
+    assert show.places([1, 2, np.nan], [3, 2, np.nan]) == ["1–3", "2", ""]
+
+
 HOSTILE = (
     "</main></div><script>alert(1)</script> <img src=x onerror=alert(2)> # *no* `code` "
     "[link](javascript:alert(3)) $x^$ $y$ &lt; ~~gone~~ | a | \\( z \\) 1. 2 -- !"

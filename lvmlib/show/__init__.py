@@ -67,6 +67,12 @@ def interval(
     return f"{number(found[0], digits, signed)} [{low}, {high}]"
 
 
+def places(best: Iterable[float], worst: Iterable[float]) -> list[str]:
+    """Return ranges of ranks, such as "1–3" or "2"; "" for one that is missing."""
+    pairs = zip(best, worst, strict=True)
+    return ["" if a != a else f"{a:.0f}" + f"–{b:.0f}" * (a < b) for a, b in pairs]
+
+
 def span(values: Iterable[float], digits: int = 3, signed: bool = True) -> str:
     """Return the least and the largest value, or the one that both are."""
     values = list(values)
