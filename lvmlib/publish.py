@@ -36,6 +36,7 @@ from lvmlib.files import (
 )
 from lvmlib.names import unknown_name
 from lvmlib.records import (
+    BASELINES,
     PAIRED_BASELINES,
     SHARED,
     checksums,
@@ -179,10 +180,11 @@ def model_card(runs: pd.DataFrame, use: str = "", encoder: str = "") -> str:
             for name in ("cosine", "r1_document", "mrr_document")
         },
         told=clustered_interval(*told) if told else None,
+        names=BASELINES,
         leads={
             name: over_baseline(runs, name)
             for name in (*PAIRED_BASELINES, "ridge_to_weights")
-            if f"baseline_{name}_cosine" in runs
+            if f"baseline_{name}_cosine" in runs and name != first.get("kind")
         },
         # Of the published architecture alone: nothing else was measured.
         latency=None if started else times.get(runs["entry"].iloc[0]),
@@ -277,7 +279,7 @@ def render(report: Path, study: Path) -> None:
             render_page(notebook, report / f"{html}.html", pages)
             _keep_answer(notebook, report, "" if name == answer else f"{name}-")
     table = load_study(study)
-    hidden = r"^folder$|^baseline_(?!\w+_cosine$)|validation_cosine_|numbers"
+    hidden = r"^folder$|^run_dir$|^asked_dataset$|^baseline_(?!\w+_cosine$)|validation_cosine_|numbers"
     with atomic_path(report / "results.csv") as temporary:
         kept = [column for column in table if not re.search(hidden, column)]
         table[kept].to_csv(temporary, index=False)

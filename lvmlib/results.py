@@ -573,7 +573,7 @@ def ranking(runs: pd.DataFrame) -> pd.DataFrame:
 
     A rank is a range: two entries are ordered only when the interval of their
     difference excludes zero after Holm's correction. Entries whose training failed, or
-    that have one seed where others have several, have no rank.
+    that have one seed, have no rank.
 
     Returns
     -------
@@ -611,9 +611,7 @@ def ranking(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _ranks(cell: pd.DataFrame) -> dict[str, tuple[int, int]]:
-    groups = dict(list(cell.groupby("entry")))
-    if any(group["seed"].nunique() > 1 for group in groups.values()):
-        groups = {e: g for e, g in groups.items() if g["seed"].nunique() > 1}
+    groups = {e: g for e, g in cell.groupby("entry") if g["seed"].nunique() > 1}
     seeds = set(cell["seed"]).intersection(*(g["seed"] for g in groups.values()))
     if len(groups) < 2 or not seeds:
         return {}

@@ -426,3 +426,37 @@ def test_cells_of_wide_tables_know_their_heading():
         f"h{n}" for n in range(5)
     ]
     assert box.tbody.th["scope"] == "row"
+
+
+def test_a_page_names_what_the_notebook_was_given_without_its_place():
+    source = """# Parameters
+dataset = "/big/disk/wikipedia"
+run_dir = "/big/disk/wikipedia/runs/amn/seed0/"
+output = "reports/out.json"
+root = "/"
+"""
+    said = "`-p dataset /big/disk/wikipedia` of /big/disk/wikipedia-2, a/b, /, {}"
+    said = said.format("http://host/big/disk/wikipedia")
+    page = export(
+        notebook(
+            new_code_cell(source, metadata={"tags": ["injected-parameters"]}),
+            new_code_cell("1", outputs=[display({"text/markdown": said})]),
+        )
+    )
+    cell, output = page.main.pre.get_text(), page.select_one(".output").get_text()
+    assert '"wikipedia"' in cell
+    assert '"seed0/"' in cell
+    assert '"reports/out.json"' in cell
+    assert "/big" not in cell
+    told = said.replace("`", "").replace("dataset /big/disk/", "dataset ")
+    assert output.strip() == told  # other paths, and parts of longer ones, stay
+
+
+def test_no_committed_page_or_table_names_a_folder_of_one_machine():
+    reports = Path(__file__).parents[1] / "reports"
+    files = [*reports.rglob("*.html"), *reports.glob("*/results.csv")]
+    assert len(files) > 150
+    # Not in an image's base64, where a letter, a slash or "+" stands before it.
+    place = re.compile(r"(?<![\w./+])/(work|tmp|home|Users)/")
+    found = [file for file in files if place.search(file.read_text("utf-8"))]
+    assert not [str(file.relative_to(reports)) for file in found]

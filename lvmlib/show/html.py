@@ -20,6 +20,7 @@ from jinja2 import pass_context
 from latex2mathml.converter import convert
 from nbconvert.exporters import HTMLExporter
 from nbconvert.filters import markdown_mistune as mistune
+from nbformat import NotebookNode
 from PIL import Image, ImageChops
 from traitlets import List, Unicode, default
 from traitlets.log import get_logger
@@ -193,6 +194,26 @@ def link_pages(page: BeautifulSoup, pages: list[list[str]], here: str) -> None:
     page.main.insert(0, bar)
 
 
+def shorten_paths(page: BeautifulSoup, nb: NotebookNode) -> None:
+    """Show what a notebook was given by absolute path under its last part alone.
+
+    The rest says where it lay on one machine, to no reader's use. Only the very paths
+    of papermill's cell of parameters, in that cell and wherever they are printed.
+    """
+    source = "\n".join(
+        cell.source
+        for cell in nb.cells
+        if "injected-parameters" in cell.metadata.get("tags", [])
+    )
+    given = re.findall(r'^\w+ = "(/[^"]*[^"/])', source, flags=re.MULTILINE)
+    if not given:
+        return
+    longest_first = "|".join(map(re.escape, sorted(given, reverse=True)))
+    paths = re.compile(rf"(?<![\w./~-])({longest_first})(?![\w-])")
+    for text in page.main.find_all(string=paths):
+        text.replace_with(paths.sub(lambda path: Path(path[0]).name, text))
+
+
 class ReportExporter(HTMLExporter):
     """One self-contained, readable page per notebook (see ``template``)."""
 
@@ -235,6 +256,7 @@ class ReportExporter(HTMLExporter):
         """Return the notebook's page, and the resources as nbconvert expects."""
         html, resources = super().from_notebook_node(nb, resources, **kw)
         page = BeautifulSoup(html, "html.parser")
+        shorten_paths(page, nb)
         heading = page.main.h1
         name = nb.metadata.get("title") or resources["metadata"].get("name", "Report")
         page.title.string = plain_text(heading) or name
