@@ -279,7 +279,8 @@ def render(report: Path, study: Path) -> None:
             render_page(notebook, report / f"{html}.html", pages)
             _keep_answer(notebook, report, "" if name == answer else f"{name}-")
     table = load_study(study)
-    hidden = r"^folder$|^run_dir$|^asked_dataset$|^baseline_(?!\w+_cosine$)|validation_cosine_|numbers"
+    hidden = r"^(folder|run_dir|asked_dataset)$|^baseline_(?!\w+_cosine$)|numbers"
+    hidden += r"|validation_cosine_"
     with atomic_path(report / "results.csv") as temporary:
         kept = [column for column in table if not re.search(hidden, column)]
         table[kept].to_csv(temporary, index=False)
