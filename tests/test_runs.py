@@ -18,6 +18,7 @@ from studies import execute
 
 from lvmlib import runs, training
 from lvmlib.evaluation import BASELINES, cosine
+from lvmlib.files import project_folder
 from lvmlib.inference import predict, with_mean
 from lvmlib.models import build_model
 from lvmlib.recipe import Recipe, Settings, make_settings
@@ -500,6 +501,20 @@ def test_a_full_disk_stops_a_run_and_keeps_the_others(
 
 
 # --- provenance ---------------------------------------------------------------------
+
+
+def test_the_command_of_a_run_names_no_folder_of_this_machine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for dataset, named in {
+        "": "''",
+        "../vectors": "../vectors",
+        "/some/disk/my vectors": "'my vectors'",
+        str(tmp_path / "data/vectors"): "data/vectors",
+        str(project_folder() / "runs/vectors"): "runs/vectors",
+    }.items():
+        settings = Settings("amn", dataset, run_dir="/some/disk/runs/seed0")
+        assert f" -p dataset {named} -p protocol" in runs.command(settings)
+        assert " -p run_dir '' " in runs.command(settings)
 
 
 def test_git_commit_marks_changed_files(tmp_path, monkeypatch):
