@@ -84,9 +84,10 @@ def write_json(path: str | Path, content: dict[str, Any]) -> None:
 def read_json(path: str | Path) -> dict[str, Any] | None:
     """Return the content of a JSON file, or None if it is missing or damaged."""
     try:
-        return json.loads(Path(path).read_text())
-    except (OSError, ValueError):
+        content = json.loads(Path(path).read_text())
+    except (OSError, ValueError, RecursionError):
         return None
+    return content if isinstance(content, dict) else None
 
 
 def sha256(path: str | Path) -> str:

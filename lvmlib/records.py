@@ -67,7 +67,7 @@ def load_run(folder: str | Path) -> Run:
         info = json.loads((folder / "run.json").read_text())
         history = pd.read_csv(folder / "history.csv")
         scores = read_scores(folder)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(
             f"{folder} holds no finished run ({one_line(error)})."
         ) from error

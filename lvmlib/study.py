@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +15,13 @@ from typing import Any
 import torch
 import yaml
 
-from lvmlib.files import one_line, project_folder, runs_root, write_json
+from lvmlib.files import (
+    one_line,
+    project_folder,
+    read_json,
+    runs_root,
+    write_json,
+)
 from lvmlib.models import build_model, count_parameters
 from lvmlib.names import ParameterError, check_names, unknown_name
 from lvmlib.recipe import Settings, make_settings, total_steps
@@ -119,7 +124,7 @@ class Study:
             ],
         }
         path = self.folder / "study.json"
-        if not path.exists() or json.loads(path.read_text()) != plan:
+        if read_json(path) != plan:
             write_json(path, plan)
 
 

@@ -172,7 +172,8 @@ def open_dataset(folder: str | Path = "", verify: bool = True) -> Dataset:
 def _reading(path: Path, kind: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, EOFError) as error:  # pandas' and json's are, too
+    # pandas' and json's errors are ValueErrors, too; of deep nesting it is recursion.
+    except (OSError, ValueError, EOFError, RecursionError) as error:
         raise DatasetError(
             f"{path} cannot be read as {kind} ({one_line(error)}), it is missing, "
             "truncated or something else: copy it again from the source."

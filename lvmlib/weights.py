@@ -246,7 +246,7 @@ def _build(
         return model
     except WeightsError:
         raise
-    except (ValueError, TypeError, IndexError) as error:
+    except (ValueError, TypeError, IndexError, RecursionError) as error:
         raise WeightsError(
             f"{path}: its metadata or shapes fit none of our models "
             f"({one_line(error)})."

@@ -6,6 +6,7 @@ Not collected by pytest: it takes as long as its number of kills.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import multiprocessing
@@ -21,6 +22,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import sentence_transformers  # noqa: F401  (seconds that no kill should spend)
 import torch
 
@@ -28,6 +31,7 @@ import lvmlib
 from lvmlib import publish, runs, training
 from lvmlib.corpus.archives import import_npz
 from lvmlib.corpus.building import build
+from lvmlib.corpus.card import read_chunks
 from lvmlib.corpus.encoding import bundled_encoder
 from lvmlib.corpus.sources import SourceError, read_rows
 from lvmlib.names import ParameterError
@@ -248,8 +252,23 @@ class Evil:
         return (Path.touch, (self.path,))
 
 
+def demanding_text(number: int, folder: Path) -> Path:
+    """Write a small text that asks for much: depth, digits or memory."""
+    kinds = ("nested.jsonl", "nested.json", "long.jsonl", "long.json", "once.parquet")
+    path = folder / (*kinds, "repeated.parquet")[number]
+    if path.suffix == ".parquet":
+        text, rows = pa.array(["A sentence. " * 2**17]), pa.array([0] * 64)
+        column = pa.DictionaryArray.from_arrays(rows, text)
+        table, once = pa.table({"title": column, "text": column}), path.stem == "once"
+        pq.write_table(table, path, compression="zstd", use_dictionary=once)
+    else:
+        row = '{"a": ' * 200_000 if path.stem == "nested" else f'{{"id": {"9" * 5000}}}'
+        path.write_text(f"[{row}]" if path.suffix == ".json" else row)
+    return path
+
+
 def hostile(folder: Path, draw: random.Random) -> list[dict]:
-    """Give sixty inputs that are damaged, lie or carry code; each must be refused."""
+    """Give inputs that are damaged, lie or carry code; each must be refused."""
     sentinel, rows = folder / "executed", []
     sample = lvmlib.open_dataset("").folder
 
@@ -305,12 +324,27 @@ def hostile(folder: Path, draw: random.Random) -> list[dict]:
         path.write_text(f"sizes: [100]\nseeds: [0]\narchitectures: {{{entry}: {{}}}}\n")
         read_study(str(path))
 
+    def demand(number: int) -> None:
+        list(read_rows(str(demanding_text(number, folder))))
+
+    def chunks(number: int) -> None:
+        copy = folder / f"chunks{number}"
+        shutil.copytree(sample, copy)
+        whole = gzip.compress(b'{"row": 0, "text": "A."}\n' * 99)
+        contents = (whole[:-9], whole[:-8] + bytes(8), draw.randbytes(2000))
+        lines = (draw.randbytes(2000), b'{"row": 0}', b"[0, 1]", b"[" * 200_000)
+        content = (*contents, *map(gzip.compress, lines))[number]
+        (copy / "chunks.jsonl.gz").write_bytes(content)
+        read_chunks(lvmlib.open_dataset(copy))
+
     for kind, count in (
         (dataset, 16),
         (weights, 14),
         (archive, 8),
         (text, 18),
         (plan, 4),
+        (demand, 6),
+        (chunks, 7),
     ):
         for number in range(count):
             row = {"trial": f"hostile {kind.__name__} {number}", "fine": False}

@@ -99,6 +99,8 @@ def test_a_folder_as_it_comes(tmp_path, minilm):
         (folder / f"{n}.json").write_text(json.dumps([row]))
     (folder / "LICENSE").write_text("Permission is hereby granted.")
     (folder / "logo.png").write_bytes(b"\x89PNG")
+    (folder / "numbers.csv").write_text("a,b\n1,2\n")
+    (folder / "package.json").write_text('{\n "name": "lvm"\n}\n')
     built = building.open_or_build(
         str(folder),
         str(tmp_path / "built"),
@@ -107,7 +109,8 @@ def test_a_folder_as_it_comes(tmp_path, minilm):
         text_column="body",
     )
     assert built.documents["title"].tolist() == ["0", "1"]
-    passed_over = {"count": 2, "names": ["LICENSE", "logo.png"]}
+    names = ["LICENSE", "logo.png", "numbers.csv", "package.json"]
+    passed_over = {"count": 4, "names": names}
     assert built.info["files_passed_over"] == passed_over
     row = card.origin(built).set_index("entry").loc["files_passed_over", "value"]
     assert "LICENSE" in row
@@ -191,8 +194,14 @@ def test_bad_input_is_one_sentence(source, minilm, tmp_path):
         building.open_or_build(str(source), str(tmp_path / "a"), str(tmp_path))
     single = tmp_path / "one.jsonl"
     single.write_text(json.dumps(next(iter(articles()))) + "\n")
-    with pytest.raises(SourceError, match="1 document"):
+    with pytest.raises(SourceError, match=r"1 document.*passed over: no file"):
         building.open_or_build(str(single), str(tmp_path / "b"), minilm)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a.md").write_text("A text that is too short.")
+    (folder / "b.csv").write_text("headline,body\nA,B.\n")
+    with pytest.raises(SourceError, match=r"0 document.*passed over: b\.csv\)"):
+        building.open_or_build(str(folder), str(tmp_path / "b"), minilm)
     with pytest.raises(SourceError):
         building.open_or_build(str(tmp_path / "nothing"), str(tmp_path / "c"), minilm)
     assert not (tmp_path / "b").exists()

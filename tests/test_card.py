@@ -1,4 +1,5 @@
 import gzip
+import json
 import shutil
 import subprocess
 import sys
@@ -44,6 +45,42 @@ def test_chunks_of_another_dataset_are_refused(dataset_folder, tmp_path):
     with gzip.open(folder / "chunks.jsonl.gz", "wt") as file:
         file.write('{"row": 0, "text": "only one"}\n')
     with pytest.raises(DatasetError, match="another dataset"):
+        card.read_chunks(open_dataset(folder))
+
+
+LINES = '{"row": 0, "text": "a"}\n' * 9
+DAMAGED = {
+    "no gzip": b"PK",
+    "truncated": gzip.compress(LINES.encode())[:-9],
+    "a wrong checksum": gzip.compress(LINES.encode())[:-8] + bytes(8),
+    "other bytes": gzip.compress(LINES.encode())[:10] + b"\xff" * 50,
+    "no JSON": gzip.compress(b"text"),
+    "no UTF-8": gzip.compress(b'{"row": 0, "text": "caf\xe9"}'),
+    "no text": gzip.compress(b'{"row": 0}'),
+    "a list": gzip.compress(b"[0, 1]"),
+    "a number": gzip.compress(b"0"),
+    "too deep": gzip.compress(b"[" * 200_000),
+    "too many digits": gzip.compress(b"9" * 5000),
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_damaged_chunks_are_one_sentence(content, dataset_folder, tmp_path):
+    folder = shutil.copytree(dataset_folder, tmp_path / "d")
+    (folder / "chunks.jsonl.gz").write_bytes(content)
+    with pytest.raises(
+        DatasetError, match=r"is damaged after line \d.*copy it"
+    ) as error:
+        card.read_chunks(open_dataset(folder))
+    assert str(folder / "chunks.jsonl.gz") in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_chunk_is_a_string(dataset_folder, tmp_path):
+    folder = shutil.copytree(dataset_folder, tmp_path / "d")
+    rows = [json.dumps({"row": n, "text": "a" if n else None}) for n in range(400)]
+    (folder / "chunks.jsonl.gz").write_bytes(gzip.compress("\n".join(rows).encode()))
+    with pytest.raises(DatasetError, match="in order, each with a text"):
         card.read_chunks(open_dataset(folder))
 
 

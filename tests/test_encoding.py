@@ -270,6 +270,16 @@ def test_a_full_disk_is_one_sentence_and_finished_shards_are_kept(
     assert len(list(shards.iterdir())) == 3  # two shards, encoder.json, no remains
 
 
+@pytest.mark.parametrize("content", ['{"name": "mod', "[1]"])
+def test_shards_whose_encoder_is_no_longer_known_are_refused(
+    content, encoder, tmp_path
+):
+    encode_chunks(sentences(10), encoder, tmp_path)
+    (tmp_path / "encoder.json").write_text(content)
+    with pytest.raises(EncoderError, match=r"another encoder \(None, .*another folder"):
+        encode_chunks(sentences(10), encoder, tmp_path)
+
+
 def test_shards_of_another_encoder_are_refused_and_kept(encoder, tmp_path):
     chunks, shards = sentences(10), tmp_path / "shards"
     encode_chunks(chunks, encoder, shards)

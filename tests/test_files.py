@@ -12,7 +12,7 @@ import sys
 import pytest
 from safetensors import SafetensorError
 
-from lvmlib.files import atomic_path, sha256, write_json
+from lvmlib.files import atomic_path, read_json, sha256, write_json
 
 
 def names(folder):
@@ -152,6 +152,16 @@ def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path, python):
         assert (tmp_path / name).read_text() == f"old {name}"
     assert names(tmp_path) == files  # no temporary file is left
     assert os.strerror(errno.EFBIG) in messages["run.json"]
+
+
+@pytest.mark.parametrize("content", ["{", "", "caf\udce9", "[" * 200_000, "[1]", "1"])
+def test_json_that_is_no_object_is_none(content, tmp_path):
+    path = tmp_path / "a.json"
+    assert read_json(path) is None
+    path.write_bytes(content.encode(errors="surrogateescape"))
+    assert read_json(path) is None
+    path.write_text('{"a": 1}')
+    assert read_json(path) == {"a": 1}
 
 
 def test_what_killed_processes_left_is_swept(tmp_path):

@@ -7,6 +7,7 @@ import json
 import random
 import sys
 import tracemalloc
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lvmlib.corpus import sources
 from lvmlib.corpus.sources import SourceError, read_rows, unread_files
 from lvmlib.corpus.text import Article, read_articles
 
@@ -97,6 +99,31 @@ def test_compressed_files_read_the_same(name, suffix, tmp_path):
     assert list(read_articles(path)) == EXPECTED
 
 
+DUMP = "<mediawiki><page><title>T</title><revision><text>{}</text></revision></page>"
+
+
+@pytest.mark.parametrize("suffix", [".bz2", ".gz", ".zst"])
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("T.xml", DUMP + "</mediawiki>"),
+        ("T.txt", "\ufeff{}"),
+        ("T.md", "# Head\n\n{}"),
+    ],
+)
+def test_compressed_dumps_and_texts(name, form, suffix, tmp_path):
+    path = tmp_path / f"{name}{suffix}"
+    path.write_bytes(packed(form.format(FIRST[0]).encode(), suffix))
+    assert list(read_rows(str(path))) == [("", "T", FIRST[0])]
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 50, 400])
+def test_a_json_array_is_read_in_pieces_that_end_anywhere(piece, tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "PIECE", piece)
+    json_array(tmp_path / "a.json")
+    assert list(read_articles(tmp_path / "a.json")) == EXPECTED
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet"])
 def test_columns_of_other_names(name, tmp_path):
     rows = [{"id": r["id"], "Head": r["title"], "body": r["text"]} for r in ROWS]
@@ -113,6 +140,43 @@ def test_what_is_no_text_in_a_folder_is_passed_over(tmp_path):
     assert list(read_articles(tmp_path)) == EXPECTED
     assert unread_files(str(tmp_path)) == ["LICENSE", "images/one.png"]
     assert unread_files(str(tmp_path / "b.jsonl")) == []
+
+
+NO_DOCUMENTS = {
+    "lines.json": '{"name": "lvm"}\n',
+    "list.jsonl": "[1, 2]\n",
+    "matrix.json": "[[1, 2], [3, 4]]",
+    "numbers.csv": "a,b\n1,2\n3,4,5\n",
+    "package.json": '{\n  "name": "lvm"\n}\n',
+    "records.json": '[{"name": "lvm"}]',
+}
+
+
+@pytest.mark.parametrize("text", ["b.jsonl", "wiki_00"])
+def test_tables_without_the_columns_are_passed_over_beside_others(text, tmp_path):
+    for name, content in NO_DOCUMENTS.items():
+        (tmp_path / name).write_text(content)
+        with pytest.raises(
+            SourceError, match=rf"{name}.* (has no title|expected a JS)"
+        ):
+            list(read_articles(tmp_path / name))
+    parquet(tmp_path / "table.parquet", [{"a": 1, "b": 2}])
+    names = [*NO_DOCUMENTS, "table.parquet"]
+    with pytest.raises(SourceError, match=r"lines.json, line 1, has no title"):
+        list(read_articles(tmp_path))
+    assert unread_files(str(tmp_path)) == []
+    (json_lines if text == "b.jsonl" else wiki_extractor)(tmp_path / text)
+    assert list(read_articles(tmp_path)) == EXPECTED
+    assert unread_files(str(tmp_path)) == names
+    unread = unread_files(str(tmp_path), title_column="a", text_column="b")
+    assert {*names} - {*unread} == {"numbers.csv", "table.parquet"}
+
+
+def test_a_later_record_without_the_columns_is_an_error_in_a_folder_too(tmp_path):
+    json_lines(tmp_path / "a.jsonl")
+    json_lines(tmp_path / "b.jsonl", [*ROWS, {"title": "A"}])
+    with pytest.raises(SourceError, match=r"b.jsonl, line 3, has no text"):
+        list(read_articles(tmp_path))
 
 
 def test_markdown_is_read_without_its_markup(tmp_path):
@@ -177,10 +241,16 @@ def test_half_a_surrogate_pair_becomes_a_question_mark(tmp_path):
     assert list(read_rows(str(path))) == [("", "?", "Half ?, whole 😀.")]
 
 
-def test_article_longer_than_the_csv_module_allows(tmp_path):
-    text = "A sentence. " * 20_000
-    comma_separated(tmp_path / "a.csv", [{"title": "Long", "text": text}])
-    assert list(read_rows(str(tmp_path / "a.csv"))) == [("", "Long", text.strip())]
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+def test_long_article(name, tmp_path):
+    """Longer than the csv module allows, and repetitive."""
+    row, path = {"title": "Long", "text": "A sentence. " * 25_000}, tmp_path / name
+    if name == "a.csv":
+        comma_separated(path, [row])
+    else:
+        pq.write_table(pa.Table.from_pylist([row]), path, compression="zstd")
+        assert path.stat().st_size < 1000
+    assert list(read_rows(str(path))) == [("", "Long", row["text"].strip())]
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="../shared is not there")
@@ -190,6 +260,13 @@ def test_real_wiki_extractor_output():
     anarchism = articles[0]
     assert (anarchism.document_id, anarchism.title) == ("12", "Anarchism")
     assert anarchism.paragraphs[0].startswith("Anarchism is a political philosophy")
+
+
+ENDLESS = {
+    '{"a": ' * 200_000: "objects",
+    '{"a": ' + "[" * 200_000: "arrays",
+    f'{{"id": {"9" * 5000}, "title": "A", "text": "B."}}': "digits",
+}
 
 
 class TestBadInput:
@@ -257,10 +334,29 @@ class TestBadInput:
             tmp_path / "a.jsonl", "line 1, has a text that is list, expected a str"
         )
 
-    @pytest.mark.parametrize("line", ['[{"title": 1}]', '{"title": "A", "te', "text"])
+    @pytest.mark.parametrize(
+        "line",
+        ['[{"title": 1}]', '{"title": "A", "te', "text", *ENDLESS],
+        ids=["list", "cut", "text", *ENDLESS.values()],
+    )
     def test_broken_json_lines(self, line, tmp_path):
         (tmp_path / "a.jsonl").write_text('{"title": "A", "text": "B."}\n' + line)
-        self.fails(tmp_path / "a.jsonl", "line 2: expected a JSON object a line, found")
+        self.fails(tmp_path / "a.jsonl", "line 2: expected a JSON object, found '.*'")
+
+    @pytest.mark.parametrize("line", ENDLESS, ids=ENDLESS.values())
+    @pytest.mark.parametrize("before", ["", '{"title": "A", "text": "B."},'])
+    def test_json_array_without_end(self, line, before, tmp_path):
+        (tmp_path / "a.json").write_text(f"[{before}{line}]")
+        number = 2 if before else 1
+        self.fails(tmp_path / "a.json", f"element {number}: expected a JSON object, fo")
+
+    def test_values_nested_almost_too_deep(self, tmp_path):
+        """What can be parsed can be too deep to be made a title."""
+        for depth in range(sys.getrecursionlimit() - 300, sys.getrecursionlimit()):
+            value = "[" * depth + "]" * depth
+            (tmp_path / "a.jsonl").write_text(f'{{"title": {value}, "text": "B."}}')
+            with suppress(SourceError):
+                list(read_articles(tmp_path / "a.jsonl"))
 
     def test_broken_csv(self, tmp_path):
         path = tmp_path / "a.csv"
@@ -303,6 +399,24 @@ class TestBadInput:
         path.write_bytes(packed(content, suffix))
         self.fails(path, "inflates to more than 200 times its size")
 
+    @pytest.mark.parametrize("once", [True, False])
+    def test_a_bomb_in_parquet_is_not_inflated(self, once, tmp_path):
+        path, pool = (
+            tmp_path / "a.parquet",
+            pa.proxy_memory_pool(pa.system_memory_pool()),
+        )
+        text, rows = pa.array(["A sentence. " * 25_000]), pa.array([0] * 64)
+        column = pa.DictionaryArray.from_arrays(rows, text)
+        table = pa.table({"title": column, "text": column})
+        pq.write_table(table, path, compression="zstd", use_dictionary=once)
+        before = pa.default_memory_pool()
+        pa.set_memory_pool(pool)
+        try:
+            self.fails(path, "inflates to more than 200 times its size")
+        finally:
+            pa.set_memory_pool(before)
+        assert pool.max_memory() < 4 * 2**20 < 64 * 12 * 25_000
+
     @pytest.mark.parametrize("suffix", [".gz", ".zst"])
     def test_truncated_or_not_compressed_at_all(self, suffix, tmp_path):
         json_lines(tmp_path / "a.jsonl")
@@ -320,6 +434,8 @@ class TestBadInput:
             ('[{"title": "A", "text": "B."} {}]', "damaged after element 1"),
             ('[{"title": "A", "text": "B."}, 1]', "element 2: expected a JSON object"),
             ('[{"title": "A"}]', "element 1, has no text"),
+            ('[[[{"title": "A", "text": "B."}]', "element 1: expected a JSON object"),
+            ('[{"title": "A", "text": "B."}, [', "element 2: expected a JSON object"),
             ('[{"title": "A", "text": "B."}] more', "damaged after element 1"),
         ],
     )

@@ -487,7 +487,9 @@ def test_a_bad_role(folder, role):
     assert f"role {role!r}, expected" in refusal(folder, "documents.csv")
 
 
-@pytest.mark.parametrize("content", ["{", "", '{"n": 400,}', "\xff\xfe"])
+@pytest.mark.parametrize(
+    "content", ["{", "", '{"n": 400,}', "\xff\xfe", 100_000 * '{"n":']
+)
 def test_invalid_json(folder, content):
     (folder / "dataset.json").write_text(content, encoding="latin-1")
     assert "JSON" in refusal(folder, "dataset.json")

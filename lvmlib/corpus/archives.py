@@ -52,6 +52,7 @@ class _Layout:
     ignored: list[str]
     n: int
     dim: int
+    dtype: np.dtype  # the coarser one of the two arrays
 
 
 def import_npz(
@@ -68,7 +69,8 @@ def import_npz(
     path : path
         An .npz file with float32 or float16 `context_sequences` (N, 5, D) and
         `target_vectors` (N, D), or `contexts` and `targets`, or either with `train_` in
-        front. In Fortran order, which cannot be streamed, up to 4 GB an array.
+        front. If one is float16, both are rounded to it, as copies could not be told
+        otherwise. In Fortran order, which cannot be streamed, up to 4 GB an array.
     output : path
         The folder to write; `info["import"]` counts windows, vectors, breaks, missing
         windows and exact duplicates, and names the arrays that were ignored.
@@ -122,17 +124,21 @@ def _check_layout(path: Path) -> _Layout:
                 f"{path} holds {', '.join(members[:8]) or 'nothing'}, expected "
                 f"{expected}: save the arrays under one of these pairs of names."
             )
-        contexts, targets = (_check_array(path, archive, name) for name in pair)
+        arrays = [_check_array(path, archive, name) for name in pair]
+    (contexts, targets), dtypes = zip(*arrays, strict=True)
     if len(targets) != 2 or contexts != (targets[0], CONTEXT, targets[1]):
         raise DatasetError(
             f"{path}: {pair[0]} has shape {contexts} and {pair[1]} {targets}, expected "
             f"(N, {CONTEXT}, D) and (N, D): save them in these shapes."
         )
-    return _Layout(*pair, [name for name in found if name not in pair], *targets)
+    ignored = [name for name in found if name not in pair]
+    return _Layout(*pair, ignored, *targets, min(dtypes, key=lambda d: d.itemsize))
 
 
-def _check_array(path: Path, archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:
-    """Return the shape of an array whose declared sizes and header agree."""
+def _check_array(
+    path: Path, archive: zipfile.ZipFile, name: str
+) -> tuple[tuple[int, ...], np.dtype]:
+    """Return shape and type of an array whose declared sizes and header agree."""
     member, where = archive.getinfo(f"{name}.npy"), f"{path}: {name}"
     size, deflated = member.file_size, member.compress_size
     method, methods = member.compress_type, (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -146,7 +152,7 @@ def _check_array(path: Path, archive: zipfile.ZipFile, name: str) -> tuple[int, 
     with archive.open(member) as handle:
         shape, fortran, dtype = _read_header(where, handle)
         needed = handle.tell() + dtype.itemsize * math.prod(shape)
-    if dtype not in TYPES or shape[-1:] > (MAX_DIM,):
+    if dtype.newbyteorder("<") not in TYPES or shape[-1:] > (MAX_DIM,):
         raise DatasetError(
             f"{where} holds {dtype}, shape {shape}, expected float32 or float16, at "
             f"most {MAX_DIM:,} components a vector: convert it."
@@ -157,12 +163,17 @@ def _check_array(path: Path, archive: zipfile.ZipFile, name: str) -> tuple[int, 
             f"read at once, and that are more than {MAX_WHOLE:,}: convert it with "
             "numpy.ascontiguousarray."
         )
-    if size != needed or not all(length > 0 for length in shape):
+    if not all(length > 0 for length in shape):
+        raise DatasetError(
+            f"{where} has shape {shape}, so it holds no vector, expected at least one "
+            "window: check what wrote it."
+        )
+    if size != needed:
         raise DatasetError(
             f"{where} states {size:,} bytes, but shape {shape} needs {needed:,}: it is "
             "damaged or a zip bomb, so it was not read; copy it again from the source."
         )
-    return shape
+    return shape, dtype.newbyteorder("=")
 
 
 def _read_header(where: str, handle: IO[bytes]) -> tuple[tuple, bool, np.dtype]:
@@ -205,9 +216,9 @@ def _windows(path: Path, layout: _Layout) -> Iterator[np.ndarray]:
         ]
         for start in range(0, layout.n, rows):
             n = min(rows, layout.n - start)
-            windows = np.empty((n, WINDOW, layout.dim), dtype=np.float32)
+            windows = np.empty((n, WINDOW, layout.dim), dtype=layout.dtype)
             windows[:, :CONTEXT], windows[:, CONTEXT] = (read(n) for read in readers)
-            yield windows
+            yield windows.astype(np.float32, copy=False)
 
 
 def _reader(

@@ -27,6 +27,7 @@ from lvmlib.corpus.writing import write_dataset
 from lvmlib.files import write_json
 from lvmlib.vectors import SAMPLE, Dataset, DatasetError, check_whole, open_dataset
 
+COLUMNS = ("title_column", "text_column")
 LATER = {"unique_chunks": False, "title_column": "title", "text_column": "text"}
 NAMED = 10  # of the files of a folder that were passed over
 
@@ -157,7 +158,8 @@ def build(
         },
         "built_with": _asked(source, reading),
     }
-    if passed_over := unread_files(source):
+    columns = {key: reading[key] for key in COLUMNS if key in reading}
+    if passed_over := unread_files(source, **columns):
         named = [*passed_over[:NAMED], *["…"][: len(passed_over) > NAMED]]
         described["files_passed_over"] = {"count": len(passed_over), "names": named}
     info = described | (info or {})
@@ -213,10 +215,11 @@ def _read(
         chunks.extend(pieces)
         rows.append((article.document_id, article.title, start, len(chunks)))
     if len(rows) < 2:
+        passed_over = ", ".join(unread_files(source, **columns)[:NAMED]) or "no file"
         raise SourceError(
             f"{source} has {len(rows)} document(s) of at least {MIN_CHUNKS} chunks "
-            f"({counts['documents_dropped']} shorter ones were dropped); a dataset "
-            "needs two."
+            f"({counts['documents_dropped']} shorter ones were dropped; passed over: "
+            f"{passed_over}); a dataset needs two."
         )
     columns = ["document_id", "title", "start", "stop"]
     documents = pd.DataFrame(rows, columns=columns)

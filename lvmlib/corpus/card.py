@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from lvmlib import evaluation
+from lvmlib.files import one_line
 from lvmlib.vectors import (
     Dataset,
     DatasetError,
@@ -23,24 +25,36 @@ SAMPLED = 2000  # rows or pairs that a costly measurement looks at
 COMPARED = 500  # rows that are compared with all others
 NEAR = 0.98  # cosine from which two chunks count as near duplicates
 CONTEXT = 5
+DAMAGE = (OSError, EOFError, zlib.error)  # of the gzip
+DAMAGE += (ValueError, RecursionError, LookupError, TypeError)  # of a line of JSON
 
 
 def read_chunks(dataset: Dataset) -> list[str] | None:
     """Return the text of every row, or None where the dataset keeps no text.
 
-    Raises DatasetError when the file's rows are not those of the dataset.
+    Raises DatasetError when the file is damaged or its rows are not the dataset's.
     """
-    path = dataset.folder / "chunks.jsonl.gz"
+    path, lines = dataset.folder / "chunks.jsonl.gz", []
     if not path.exists():
         return None
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        lines = [json.loads(line) for line in file]
-    if [line["row"] for line in lines] != list(range(dataset.n)):
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            for line in map(json.loads, file):
+                lines.append((line["row"], line["text"]))
+    except DAMAGE as error:
+        raise DatasetError(
+            f"{path} is damaged after line {len(lines)} ({type(error).__name__}: "
+            f"{one_line(error)}), expected gzipped JSON with row and text a line: copy "
+            "it again from the source, or delete it, only the words are missing then."
+        ) from None
+    texts = [text for _, text in lines if isinstance(text, str)]
+    if [row for row, _ in lines] != list(range(dataset.n)) or len(texts) < len(lines):
         raise DatasetError(
             f"{path} has {len(lines)} lines that are not rows 0 to {dataset.n - 1} in "
-            "order: it belongs to another dataset; delete it or copy the right one."
+            "order, each with a text: it belongs to another dataset; delete it or copy "
+            "the right one."
         )
-    return [line["text"] for line in lines]
+    return texts
 
 
 def origin(dataset: Dataset) -> pd.DataFrame:

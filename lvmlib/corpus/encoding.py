@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from lvmlib.files import atomic_path, write_json
+from lvmlib.files import atomic_path, read_json, write_json
 from lvmlib.gpu import resolve_precision
 from lvmlib.inference import resolve_device
 from lvmlib.names import unknown_name
@@ -267,7 +267,7 @@ def encode_chunks(
         raise EncoderError("there is no chunk to encode: check the source of the text.")
     made_with = Path(shards) / "encoder.json"
     if made_with.exists():
-        check_encoder(json.loads(made_with.read_text()), encoder, Path(shards))
+        check_encoder(read_json(made_with) or {}, encoder, Path(shards))
     else:
         write_json(made_with, encoder.info)
     places: dict[str, int] = {}

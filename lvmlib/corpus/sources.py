@@ -12,7 +12,7 @@ import json
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 from xml.etree.ElementTree import ParseError
@@ -33,6 +33,8 @@ KINDS = (
 COMPRESSED = (".bz2", ".gz", ".zst")
 MAX_RATIO = 200  # text inflates to ten times its size or so, a bomb to a thousand
 PIECE = 2**20  # bytes of a JSON array read at a time
+# Before an element of a JSON array, the first or another one.
+OPENING, COMMA = (re.compile(rf"\s*{c}\s*(?=[^\s\]])") for c in (r"\[", ","))
 HUGGING_FACE = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 DOC = re.compile(r'<doc id="([^"]*)".* title="(.*)">\s*$')
 
@@ -41,6 +43,10 @@ Row = tuple[str, str, str]  # id ("" if there is none), title, text
 
 class SourceError(ValueError):
     """A source of text that cannot be read."""
+
+
+class _NoColumns(SourceError):
+    """Of a file without documents, which is passed over in a folder that has some."""
 
 
 def read_rows(
@@ -55,9 +61,8 @@ def read_rows(
     """
     path, columns = Path(source), {"title": title_column, "text": text_column}
     if path.is_dir():
-        for file in _files(path):
-            if _reader(file):
-                yield from _read_file(file, columns)
+        for file in _files_to_read(path, columns):
+            yield from _read_file(file, columns)
     elif path.exists():
         yield from _read_file(path, columns)
     elif HUGGING_FACE.fullmatch(source) and not _is_name_of_file(path):
@@ -66,11 +71,33 @@ def read_rows(
         raise SourceError(f"{source} is not there: give {KINDS}.")
 
 
-def unread_files(source: str) -> list[str]:
-    """Return the files of a folder that `read_rows` passes over, of no known kind."""
-    folder = Path(source)
+def unread_files(
+    source: str, title_column: str = "title", text_column: str = "text"
+) -> list[str]:
+    """Return the files of a folder that `read_rows` passes over.
+
+    They are of no known kind, or have not these columns where other files can be read.
+    """
+    folder, columns = Path(source), {"title": title_column, "text": text_column}
     files = _files(folder) if folder.is_dir() else []
-    return [str(f.relative_to(folder)) for f in files if not _reader(f)]
+    unread = set(files) - set(_files_to_read(folder, columns))
+    return [str(f.relative_to(folder)) for f in files if f in unread]
+
+
+def _files_to_read(folder: Path, columns: dict[str, str]) -> list[Path]:
+    known = [file for file in _files(folder) if _reader(file)]
+    # If none has the columns, all: reading the first one tells which it lacks.
+    return [file for file in known if _has_columns(file, columns)] or known
+
+
+def _has_columns(path: Path, columns: dict[str, str]) -> bool:
+    """Return whether a file begins with a document, or is of a kind without columns."""
+    try:
+        return _reader(path) not in _WITH_COLUMNS or any(_read_file(path, columns))
+    except _NoColumns:
+        return False
+    except SourceError:
+        return True  # reading it tells what is wrong
 
 
 def _files(folder: Path) -> list[Path]:
@@ -135,12 +162,21 @@ def _bare(path: Path) -> str:
     return path.name.removesuffix(path.suffix) if packed else path.name
 
 
+def _check_inflation(path: Path, size: int) -> None:
+    """Raise SourceError if `size` bytes are more than a file of text inflates to."""
+    if size > MAX_RATIO * path.stat().st_size + PIECE:
+        raise SourceError(
+            f"{path} inflates to more than {MAX_RATIO} times its size, which no text "
+            "does: it may be a bomb, so it was not read on; unpack it yourself if you "
+            "trust it, Parquet into JSON Lines."
+        )
+
+
 class _Limited(io.RawIOBase):
     """Reads a compressed file until that has inflated more than text does."""
 
     def __init__(self, file: BinaryIO, path: Path):
         self.file, self.path, self.read_so_far = file, path, 0
-        self.limit = MAX_RATIO * path.stat().st_size + PIECE
 
     def readable(self) -> bool:
         return True
@@ -148,12 +184,7 @@ class _Limited(io.RawIOBase):
     def readinto(self, buffer: memoryview) -> int:
         data = self.file.read(len(buffer))
         self.read_so_far += len(data)
-        if self.read_so_far > self.limit:
-            raise SourceError(
-                f"{self.path} inflates to more than {MAX_RATIO} times its size, which "
-                "no text does: it may be a bomb, so it was not read on; unpack it "
-                "yourself if you trust it."
-            )
+        _check_inflation(self.path, self.read_so_far)
         buffer[: len(data)] = data
         return len(data)
 
@@ -221,46 +252,51 @@ def _wiki_extractor(path: Path) -> Iterator[Row]:
 
 def _json_lines(path: Path, columns: dict[str, str]) -> Iterator[Row]:
     for number, line in enumerate(_lines(path), start=1):
+        where = f"{path}, line {number}"
         try:
             row = json.loads(line) if line.strip() else None
-        except json.JSONDecodeError as error:
-            row = error
+        except UNREADABLE as error:
+            raise _no_object(where, line, error) from None
         if isinstance(row, dict):
-            yield _row(row, f"{path}, line {number},", columns)
+            yield _row(row, f"{where},", columns)
         elif row is not None:
-            raise SourceError(
-                f"{path}, line {number}: expected a JSON object a line, found "
-                f"{line.strip()[:40]!r}; convert the file to JSON Lines."
-            )
+            raise _no_object(where, line)
 
 
 def _json_array(path: Path, columns: dict[str, str]) -> Iterator[Row]:
     """Read an array of objects, one at a time: only the object at hand is in memory."""
     decoder, rest, number = json.JSONDecoder(), "", 0
-    pieces = _text_pieces(path)
-    for piece in pieces:
-        rest = (rest + piece).lstrip(" \t\r\n" if number else " \t\r\n[")
-        while rest and rest[0] != "]":
+    for piece in _text_pieces(path):
+        rest, end = rest + piece, 0
+        while before := (COMMA if number else OPENING).match(rest, end):
+            where, start = f"{path}, element {number + 1}", before.end()
+            if rest[start] != "{":
+                raise _no_object(where, rest[start : start + 40])
             try:
-                row, end = decoder.raw_decode(rest)
+                row, end = decoder.raw_decode(rest, start)
             except json.JSONDecodeError:
                 break  # it goes on in the next piece
+            except UNREADABLE as error:
+                raise _no_object(where, rest[start : start + 40], error) from None
             number += 1
-            if not isinstance(row, dict):
-                raise SourceError(
-                    f"{path}, element {number}: expected a JSON object, found "
-                    f"{rest[:40]!r}; make it one with title and text."
-                )
-            yield _row(row, f"{path}, element {number},", columns)
-            rest = rest[end:].lstrip(" \t\r\n")
-            if rest[:1] not in ("", ",", "]"):
-                break
-            rest = rest.removeprefix(",").lstrip(" \t\r\n")
-    if rest.strip() != "]":
+            yield _row(row, f"{where},", columns)
+        rest = rest[end:].lstrip()
+    if "".join(rest.split()).removeprefix("," if number else "[") != "]":
         raise SourceError(
             f"{path} is no JSON array, it is truncated or damaged after element "
             f"{number} (at {rest[:40]!r}): fetch or write it again."
         )
+
+
+def _no_object(where: str, found: str, error: Exception | None = None) -> SourceError:
+    """Say that a line or an element is no JSON object, and whether it is other JSON."""
+    # A line "{" begins a file that is one object, a package.json for example.
+    damaged = error is not None and found.strip() != "{"
+    why = f" ({getattr(error, 'msg', error)})" if error else ""
+    return (SourceError if damaged else _NoColumns)(
+        f"{where}: expected a JSON object, found {found.strip()[:40]!r}{why}; write "
+        "the documents as JSON Lines, an object a line, or as one array of objects."
+    )
 
 
 def _text_pieces(path: Path) -> Iterator[str]:
@@ -276,6 +312,8 @@ def _text_pieces(path: Path) -> Iterator[str]:
 def _csv(path: Path, columns: dict[str, str]) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)  # the default is shorter than a long article
     reader = csv.DictReader(_lines(path), strict=True)
+    if reader.fieldnames is not None:
+        _check_columns(reader.fieldnames, f"{path}, line 1,", columns)
     for row in reader:
         where = f"{path}, line {reader.line_num},"
         if None in row or None in row.values():
@@ -290,11 +328,15 @@ def _parquet(path: Path, columns: dict[str, str]) -> Iterator[Row]:
     # With its default, pre_buffer, pyarrow keeps all of the file it has read so far.
     with pq.ParquetFile(path, pre_buffer=False) as file:
         names = file.schema_arrow.names
-        _row(
-            dict.fromkeys(names), str(path), columns
-        )  # only to see that they are there
+        _check_columns(names, str(path), columns)
         wanted = [name for name in ("id", *columns.values()) if name in names]
-        for batch in file.iter_batches(batch_size=64, columns=wanted):
+        groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))
+        _check_inflation(path, sum(group.total_byte_size for group in groups))
+        # One at a time: a value that the file holds once may stand in every row.
+        read_so_far = 0
+        for batch in file.iter_batches(batch_size=1, columns=wanted):
+            read_so_far += batch.nbytes
+            _check_inflation(path, read_so_far)
             for row in batch.to_pylist():
                 yield _row(row, str(path), columns)
 
@@ -335,12 +377,7 @@ def _hugging_face(source: str, columns: dict[str, str]) -> Iterator[Row]:
 
 
 def _row(row: Mapping[str, Any], where: str, columns: dict[str, str]) -> Row:
-    missing = [name for name in columns.values() if name not in row]
-    if missing:
-        raise SourceError(
-            f"{where} has no {' and no '.join(missing)}, only {', '.join(row)}: rename "
-            "the columns, or name them by title_column and text_column."
-        )
+    _check_columns(row, where, columns)
     values = [row.get("id"), row[columns["title"]], row[columns["text"]]]
     if not isinstance(values[2], str | None):
         raise SourceError(
@@ -354,7 +391,19 @@ def _row(row: Mapping[str, Any], where: str, columns: dict[str, str]) -> Row:
     return document_id, title, text
 
 
+def _check_columns(names: Collection[str], where: str, columns: dict[str, str]) -> None:
+    missing = [name for name in columns.values() if name not in names]
+    if missing:
+        raise _NoColumns(
+            f"{where} has no {' and no '.join(missing)}, only "
+            f"{', '.join(names) or 'nothing'}: rename the columns, or name them by "
+            "title_column and text_column."
+        )
+
+
+UNREADABLE = (ValueError, RecursionError)  # no JSON, or digits or depth without end
 DAMAGE = (csv.Error, pa.ArrowException, UnicodeDecodeError, zlib.error, OSError)
+DAMAGE += (RecursionError,)
 _READERS = {
     "xml": _dump,
     "jsonl": _json_lines,

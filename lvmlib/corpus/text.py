@@ -48,9 +48,10 @@ def read_articles(
         WikiExtractor's ``<doc>`` blocks or JSON Lines; JSON Lines, a JSON array, CSV or
         Parquet with the columns title, text and, where there is one, id; a text file or
         Markdown, whose name is its title; any of these compressed (but Parquet); a
-        folder of such files, read in the order of their paths, others passed over; or
-        a Hugging Face dataset, ``owner/name`` or ``owner/name:config``, of which the
-        split train is streamed. Documents without an id are numbered from 1.
+        folder of such files, read in the order of their paths, others, also tables
+        without these columns, passed over; or a Hugging Face dataset, ``owner/name`` or
+        ``owner/name:config``, of which the split train is streamed. Documents without
+        an id are numbered from 1.
     max_documents : int
         Stop after this many articles; 0 reads all.
     title_column, text_column : str
