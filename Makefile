@@ -67,7 +67,7 @@ labtest: $(READY) ## explore.ipynb in a real JupyterLab, pages by axe-core (need
 	@$(IN_VENV) $(BIN)/python tests/lab.py
 
 sample: $(READY) ## rebuild the bundled vectors (ENCODER=folder of all-mpnet-base-v2, if offline)
-	@$(IN_VENV) $(BIN)/python -m lvmlib.corpus.building $(ENCODER)
+	@$(IN_VENV) $(BIN)/python notebooks/measured/sample.py $(ENCODER)
 
 lab: $(READY) ## open the notebooks in JupyterLab
 	@$(IN_VENV) $(BIN)/jupyter lab

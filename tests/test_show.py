@@ -1,13 +1,12 @@
 """How numbers, intervals and tables are written; the colours of figures."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from lvmlib import results, show
+from lvmlib import show
 from lvmlib.models import ARCHITECTURES
 from lvmlib.show import plots
 from lvmlib.show.html import ReportExporter
@@ -130,19 +129,3 @@ def test_a_model_has_one_colour_in_every_figure():
     assert plots.marker("gru-half-rate") == plots.marker("gru")
     others = ("resnet", "mamba", "mlp", "rnn", "my-own", "my-other")
     assert len({plots.colour(name) for name in others}) == len(others)
-
-
-def test_figures_of_a_study_are_drawn(study):
-    from lvmlib import load_study
-
-    table = load_study(study)
-    runs = results.main_runs(table)
-    for figure in (
-        plots.forest(results.contrasts(table), "title"),
-        plots.error_by_size(runs),
-        plots.slopes(results.slopes(runs)),
-        plots.learning(runs[(runs["entry"] == "amn") & (runs["seed"] == 0)]),
-    ):
-        labels = [text.get_text() for text in figure.findobj(plt.Text)]
-        assert any("amn" in label or "Cosine" in label for label in labels)
-        plt.close(figure)

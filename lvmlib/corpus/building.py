@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +21,7 @@ from lvmlib.corpus.encoding import (
 from lvmlib.corpus.sources import SourceError, unread_files
 from lvmlib.corpus.text import MIN_CHUNKS, chunk, read_articles
 from lvmlib.corpus.writing import write_dataset
-from lvmlib.files import write_json
-from lvmlib.vectors import SAMPLE, Dataset, DatasetError, check_whole, open_dataset
+from lvmlib.vectors import Dataset, DatasetError, check_whole, open_dataset
 
 COLUMNS = ("title_column", "text_column")
 LATER = {"unique_chunks": False, "title_column": "title", "text_column": "text"}
@@ -169,28 +165,6 @@ def build(
     return dataset
 
 
-def rebuild_sample(encoder: str = DEFAULT_ENCODER) -> Dataset:
-    """Build the bundled sample anew, from the dump that the gensim wheel ships.
-
-    Vectors only: no text goes in.
-    """
-    dump = next(f for f in metadata.files("gensim") or [] if f.match("enwiki-*.bz2"))
-    info = {
-        "name": "wikipedia-en-sample",
-        "source": "shortened English Wikipedia dump shipped in the gensim "
-        f"{metadata.version('gensim')} wheel ({dump})",
-        "licence": "vectors derived from text under CC BY-SA 3.0",
-    }
-    new = SAMPLE.with_name("sample.new")
-    build(str(dump.locate()), str(new), encoder, info=info, keep_text=False)
-    described = json.loads((new / "dataset.json").read_text())
-    described["encoder"]["name"] = DEFAULT_ENCODER  # a local folder holds the same
-    write_json(new / "dataset.json", described)
-    shutil.rmtree(SAMPLE)
-    new.rename(SAMPLE)
-    return open_dataset()
-
-
 def _read(
     source: str,
     chunk_characters: int,
@@ -229,7 +203,3 @@ def _read(
             "rename one of them."
         )
     return documents, chunks, counts
-
-
-if __name__ == "__main__":
-    print(rebuild_sample(*sys.argv[1:]).folder)
