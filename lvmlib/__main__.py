@@ -13,6 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lvmlib.files import read_json
+from lvmlib.records import is_whole
 from lvmlib.results import missing_runs
 from lvmlib.study import PlannedRun, Study, read_study
 
@@ -85,16 +86,20 @@ def forget_other_datasets(study: Study) -> None:
     """Delete the study's runs on another dataset: their numbers answer nothing now."""
     for run in study.runs:
         of = (read_json(run.folder / "run.json") or {}).get("dataset")
-        if of and of["sha256"] != study.dataset_sha256:
+        if isinstance(of, dict) and of.get("sha256") != study.dataset_sha256:
             print(f"{run.label}: the dataset has changed, training again.")
             shutil.rmtree(run.folder)
 
 
 def forget_damaged(study: Study) -> None:
-    """Take run.json from what is no finished run: to Snakemake it would be one."""
+    """Delete finished runs that are damaged: to Snakemake they would be done."""
     for run in study.runs:
-        if not run.is_done:
-            (run.folder / "run.json").unlink(missing_ok=True)
+        info = read_json(run.folder / "run.json")
+        if (run.folder / "run.json").exists() and not (
+            info and is_whole(run.folder, info)
+        ):
+            print(f"{run.label}: its files are damaged, training again.")
+            shutil.rmtree(run.folder)  # a finished run has no checkpoint
 
 
 def watch(study: Study, process: subprocess.Popen) -> None:

@@ -150,22 +150,28 @@ def write_scores(scores: pd.DataFrame, path: Path) -> None:
 # --- cards and models ----------------------------------------------------------------
 
 
-def model_card(runs: pd.DataFrame, use: str = "", encoder: str = "") -> str:
+def model_card(
+    runs: pd.DataFrame, report: Path, use: str = "", encoder: str = ""
+) -> str:
     """Return the Markdown card of one entry at one size.
 
     Parameters
     ----------
     runs : DataFrame
         Rows of `load_study`'s table, one a seed.
+    report : Path
+        The study's report, which may have apart.parquet, see `results.told_apart`.
     use, encoder : str
         Of a model that ships: what `load_pretrained` calls it, whose vectors it reads.
     """
     times = latency()["latency_ms"]
     first = runs.iloc[0]
     started = first.get("head_start", "none") not in ("none", None)
-    apart = told_apart(project_folder() / "reports" / "best" / "apart.parquet")
-    name = first["entry"] if first["steps"] else first.get("kind")
-    told = apart.get((name, bool(first.get("running_mean", False)), first["size"]))
+    kind = first.get("kind")
+    kind = kind if isinstance(kind, str) else "ridge_to_weights"
+    name = first["entry"] if first["steps"] else kind
+    with_mean = str(first.get("running_mean")) == "True"  # missing in older runs
+    told = told_apart(report / "apart.parquet").get((name, with_mean, first["size"]))
     template = Environment(
         loader=PackageLoader("lvmlib.show", "template"), trim_blocks=True
     )
@@ -184,7 +190,7 @@ def model_card(runs: pd.DataFrame, use: str = "", encoder: str = "") -> str:
         leads={
             name: over_baseline(runs, name)
             for name in (*PAIRED_BASELINES, "ridge_to_weights")
-            if f"baseline_{name}_cosine" in runs and name != first.get("kind")
+            if f"baseline_{name}_cosine" in runs and name != kind
         },
         # Of the published architecture alone: nothing else was measured.
         latency=None if started else times.get(runs["entry"].iloc[0]),
@@ -196,10 +202,11 @@ def publish_cards(table: pd.DataFrame, folder: Path) -> None:
     largest = table[table["size"] == table["size"].max()]
     for entry, runs in largest.groupby("entry"):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{entry}.md").write_text(model_card(runs.sort_values("seed")))
+        card = model_card(runs.sort_values("seed"), folder.parent)
+        (folder / f"{entry}.md").write_text(card)
 
 
-def ship(runs: pd.DataFrame, path: str | Path) -> None:
+def ship(runs: pd.DataFrame, report: Path, path: str | Path) -> None:
     """Put one finished run's model into the package: float16, with its card beside.
 
     Half the numbers' bytes cost nothing that the exam can see; `load_pretrained` turns
@@ -211,7 +218,8 @@ def ship(runs: pd.DataFrame, path: str | Path) -> None:
     model = load_weights(Path(folder) / "model.safetensors")
     save_weights(model.half(), path)
     path.chmod(0o644)  # safetensors writes for the owner only
-    path.with_suffix(".md").write_text(model_card(runs, path.stem, PRETRAINED_ENCODER))
+    card = model_card(runs, report, path.stem, PRETRAINED_ENCODER)
+    path.with_suffix(".md").write_text(card)
 
 
 # --- pages ---------------------------------------------------------------------------
@@ -289,13 +297,17 @@ def render(report: Path, study: Path) -> None:
 def _keep_answer(notebook: Path, report: Path, prefix: str) -> None:
     """Keep what a page tags as its answer and main figure, if it does."""
     tagged = _tagged_outputs(notebook)
-    if "answer" in tagged:
-        with atomic_path(report / f"{prefix}answer.md") as temporary:
-            temporary.write_text(tagged["answer"]["text/markdown"] + "\n")
-    figure = tagged.get("main-figure", {}).get("image/png")
-    if figure:
-        with atomic_path(report / f"{prefix}figure.png") as temporary:
-            temporary.write_bytes(b64decode(figure))
+    words = tagged.get("answer", {}).get("text/markdown", "")
+    figure = tagged.get("main-figure", {}).get("image/png", "")
+    for name, content in (
+        ("answer.md", f"{words}\n".encode() if words else b""),
+        ("figure.png", b64decode(figure)),
+    ):
+        path = report / f"{prefix}{name}"
+        path.unlink(missing_ok=True)  # the front page must not quote a former one
+        if content:
+            with atomic_path(path) as temporary:
+                temporary.write_bytes(content)
 
 
 def render_front(reports: Path) -> None:
@@ -378,7 +390,7 @@ def main() -> None:
     publish_cards(table[table["entry"] == table["architecture"]], report / "cards")
     if arguments.ship:
         runs = table[(table["entry"] == entry) & (table["seed"] == 0)]
-        ship(runs[runs["size"] == runs["size"].max()], PRETRAINED[use])
+        ship(runs[runs["size"] == runs["size"].max()], report, PRETRAINED[use])
 
 
 if __name__ == "__main__":

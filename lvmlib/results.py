@@ -196,7 +196,7 @@ def read_plan(path: str | Path) -> dict[Path, dict[str, Any]]:
 def answers(folder: Path, recipe_hash: str) -> bool:
     """Say whether a folder holds the finished run that this recipe asks for."""
     info = read_json(folder / "run.json")
-    if not isinstance(info, dict) or info.get("recipe_hash") != recipe_hash:
+    if info is None or info.get("recipe_hash") != recipe_hash:
         return False
     return is_whole(folder, info)
 
@@ -279,6 +279,28 @@ def widths(table: pd.DataFrame) -> pd.DataFrame:
     start = alone.map({True: "random weights", False: "head start"})
     runs = runs.assign(width=width, start=start).sort_values("validation_cosine")
     return runs.groupby(["start", "width", "size", "seed"]).tail(1)
+
+
+def wider(table: pd.DataFrame) -> pd.DataFrame:
+    """Compare each of amn's widths with the published one, see `widths`.
+
+    Returns
+    -------
+    DataFrame
+        start, width, size, parameters, change (in test cosine, with interval), seeds.
+    """
+    rows = []
+    for (start, size), runs in widths(table).groupby(["start", "size"]):
+        by_width = dict(list(runs.groupby("width")))
+        before = by_width.pop(512, runs[:0])
+        for width, after in by_width.items():
+            if set(after["seed"]) & set(before["seed"]):
+                found = compare(after, before)
+                row = {"start": start, "width": int(width), "size": size}
+                row |= {"parameters": after["parameters_trainable"].iloc[0]}
+                rows.append(row | found.columns("change") | {"seeds": found.seeds})
+    columns = ["start", "width", "size", "parameters", "change", "change_low"]
+    return pd.DataFrame(rows, columns=[*columns, "change_high", "seeds"])
 
 
 def sides(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
@@ -613,7 +635,7 @@ def ranking(runs: pd.DataFrame) -> pd.DataFrame:
 def _ranks(cell: pd.DataFrame) -> dict[str, tuple[int, int]]:
     groups = {e: g for e, g in cell.groupby("entry") if g["seed"].nunique() > 1}
     seeds = set(cell["seed"]).intersection(*(g["seed"] for g in groups.values()))
-    if len(groups) < 2 or not seeds:
+    if len(groups) < 2 or len(seeds) < 2:
         return {}
     scores, documents = {}, None
     for entry, group in groups.items():

@@ -169,12 +169,12 @@ def verdict(interval: Interval, adjusted_p: float | None = None) -> str:
     """
     if interval.seeds < 2:
         return "no verdict (one seed)"
-    found = place_of(interval.low, interval.high)
+    found = word_of(interval.low, interval.high)
     chance = adjusted_p is not None and adjusted_p >= 1 - LEVEL
     return "inconclusive" if chance and found != "equivalent" else found
 
 
-def place_of(low: float, high: float) -> str:
+def word_of(low: float, high: float) -> str:
     """Say where an interval lies, in the words of `verdict`."""
     if -MARGIN <= low and high <= MARGIN:
         return "equivalent"

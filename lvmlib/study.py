@@ -158,7 +158,7 @@ def read_study(name: str, dataset: str = "") -> Study:
         for label in labels:
             if labels.count(label) > 1:
                 raise ValueError(f"{label} is planned twice.")
-    except ValueError as error:
+    except (ValueError, OSError, RuntimeError) as error:  # a link may lead to itself
         raise ParameterError(f"{path}: {error}") from error
     title = content.get("title", path.stem)
     threads = content.get("threads") or 1
@@ -295,8 +295,8 @@ def _plan(
     own["run_dir"] = str(folder)
     for name in own.keys() & parameters.keys():
         raise ValueError(
-            f"{name} is no parameter of a study's runs, which is {parameters[name]!r}: "
-            "say it under dataset, sizes, seeds or arms."
+            f"{name} is no parameter of a study's runs (found {parameters[name]!r}): "
+            "say it under dataset, sizes, seeds or arms; LVM_RUNS says where runs are."
         )
     parameters = {"architecture": entry} | parameters | own
     architecture = parameters.pop("architecture")

@@ -6,10 +6,12 @@ import re
 import subprocess
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 from nbformat import v4
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 from studies import execute
 
 import lvmlib
@@ -73,13 +75,31 @@ def test_a_shipped_model_predicts_what_the_run_s_model_does(planned, tmp_path):
     runs = lvmlib.load_study(planned.folder)[:1]
     path = tmp_path / "shipped" / "amn.safetensors"
     path.parent.mkdir()
-    publish.ship(runs, path)
+    publish.ship(runs, tmp_path, path)
     context = np.random.default_rng(0).normal(size=(5, 16))
     shipped = lvmlib.predict(lvmlib.load_weights(path), context)
     model = lvmlib.load_weights(Path(runs["folder"].iloc[0]) / "model.safetensors")
     assert shipped @ lvmlib.predict(model, context) > 0.999
     card = path.with_suffix(".md").read_text()
     assert f"cosine: {runs['test_cosine'].iloc[0]:.4f} [" in card
+
+
+def test_a_page_that_shows_no_answer_leaves_none_behind(tmp_path):
+    words = new_output("display_data", {"text/markdown": "**Yes.** So it is."})
+    figure = new_output("display_data", {"image/png": "aGk="})
+    cells = [
+        new_code_cell("1", outputs=[words], metadata={"tags": ["answer"]}),
+        new_code_cell("2", outputs=[figure], metadata={"tags": ["main-figure"]}),
+    ]
+    notebook = tmp_path / "page.ipynb"
+    nbformat.write(new_notebook(cells=cells), notebook)
+    publish._keep_answer(notebook, tmp_path, "page-")
+    assert results.headline(tmp_path / "page-answer.md") == "Yes"
+    assert (tmp_path / "page-figure.png").read_bytes() == b"hi"
+    nbformat.write(new_notebook(), notebook)
+    publish._keep_answer(notebook, tmp_path, "page-")
+    assert not list(tmp_path.glob("page-*"))
+    assert results.headline(tmp_path / "page-answer.md") == ""
 
 
 MODELS = {use: lvmlib.load_pretrained(use) for use in PRETRAINED}

@@ -203,6 +203,44 @@ def test_failed_training_has_no_rank(study):
     assert set(ranks.index[ranks["kind"] == "baseline"]) == set(BASELINES)
 
 
+def test_one_common_seed_gives_no_rank(tmp_path):
+    for entry, seeds in (("amn", (0, 1)), ("lstm", (0, 2))):
+        for seed in seeds:
+            write_run(tmp_path / "study", entry, LARGE, 0.5, seed=seed)
+    runs = results.main_runs(lvmlib.load_study(tmp_path / "study"))
+    assert results.ranking(runs)["best_rank"].isna().all()
+
+
+@pytest.fixture
+def widths(tmp_path):
+    """Runs of two widths of amn: the wider one with two rates, one diverged."""
+    study = tmp_path / "study"
+    for entry, cosine in (("width-512", 0.5), ("width-1024", 0.52), ("half", 0.54)):
+        for seed in (0, 1):
+            write_run(study, entry, LARGE, cosine, seed=seed)
+    table = lvmlib.load_study(study)
+    table["mlp"] = table["entry"].map({"width-1024": 1024, "half": 1024})
+    table["validation_cosine"] = table["test_cosine"]
+    lower = (table["entry"] == "half") & (table["seed"] == 1)
+    table.loc[lower, "validation_cosine"] = 0.1
+    return table.assign(head_start="none", parameters_trainable=3)
+
+
+def test_of_a_width_s_rates_the_best_by_validation_counts(widths):
+    kept = results.widths(widths).set_index(["width", "seed"])["entry"]
+    assert kept.to_dict() == {
+        (512, 0): "width-512",
+        (512, 1): "width-512",
+        (1024, 0): "half",
+        (1024, 1): "width-1024",
+    }
+    (row,) = results.wider(widths).to_dict("records")
+    assert (row["start"], row["width"], row["seeds"]) == ("random weights", 1024, 2)
+    assert row["change"] == pytest.approx((0.04 + 0.02) / 2)
+    failed = widths.assign(status="diverged")
+    assert results.wider(failed).empty
+
+
 def test_seeds_that_agree_by_chance_decide_nothing(tmp_path):
     for seed, gap in enumerate((0.001, 0.03, 0.002)):
         write_run(tmp_path, "amn", LARGE, 0.5, seed=seed)

@@ -99,7 +99,8 @@ def test_a_rank_is_a_range_a_place_or_nothing():
 
 HOSTILE = (
     "</main></div><script>alert(1)</script> <img src=x onerror=alert(2)> # *no* `code` "
-    "[link](javascript:alert(3)) $x^$ $y$ &lt; ~~gone~~ | a | \\( z \\) 1. 2 -- !"
+    "[link](javascript:alert(3)) http://evil.com/x_y www.evil.com a@evil.com $x^$ $y$ "
+    "&lt; ~~gone~~ | a | \\( z \\) 1. 2 -- !"
 )
 
 

@@ -529,12 +529,16 @@ def test_no_run_is_planned_behind_a_link(plan, runs_root, tmp_path, level):
     assert (foreign / "100/epochs/seed0").exists()
 
 
-def test_what_is_no_finished_run_is_given_back_to_snakemake(copied):
-    whole, damaged = copied.runs[:2]
+def test_finished_runs_that_are_damaged_are_trained_again(copied, plan):
+    whole, damaged, begun = copied.runs[:3]
+    of_another_recipe = plan(TINY | {"recipe": {"epochs": 7}}, "tiny").runs[0]
     (damaged.folder / "history.csv").write_text("cut")
+    (begun.folder / "run.json").unlink()
     runner.forget_damaged(copied)
     assert whole.is_done
-    assert not (damaged.folder / "run.json").exists()
+    assert not damaged.folder.exists()
+    assert begun.folder.exists()  # it goes on from its checkpoint
+    assert not of_another_recipe.is_done
 
 
 def test_a_merged_mapping_may_be_merged_again_before_it_is_read(plan):

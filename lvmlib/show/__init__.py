@@ -29,8 +29,9 @@ def say(*paragraphs: str) -> None:
 
 def quoted(text: str) -> str:
     """Return other people's text as Markdown and HTML that show it as it is."""
-    plain = re.sub(r"([\\`*_{}\[\]()#+\-.!|~$])", r"\\\1", " ".join(text.split()))
-    return escape(plain, quote=False)
+    plain = escape(" ".join(text.split()), quote=False)
+    # As character references, no mark of Markdown means anything, nor does an address.
+    return re.sub(r"[\\`*_{}\[\]()#+\-.:!|~$]", lambda m: f"&#{ord(m[0])};", plain)
 
 
 def figure(drawing: Figure, alt: str) -> None:

@@ -31,6 +31,9 @@ def main(encoder=DEFAULT_ENCODER):
     described = json.loads((new / "dataset.json").read_text())
     described["encoder"]["name"] = DEFAULT_ENCODER  # a local folder holds the same
     write_json(new / "dataset.json", described)
+    for file in SAMPLE.iterdir():  # such as the text that use.ipynb reads
+        if not (new / file.name).exists():
+            shutil.copy(file, new)
     shutil.rmtree(SAMPLE)
     new.rename(SAMPLE)
     print(open_dataset().folder)
