@@ -13,10 +13,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, TimeoutError, sync_playwright
 
 ROOT = Path(__file__).parent.parent
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -30,6 +31,11 @@ PAGES += [
     REPORTS / "reference" / "gru-232605-epochs-seed0.html",
     REPORTS / "graphmert" / "published-12-80634-epochs-seed0.html",
 ]
+
+BEGUN = (
+    "[...document.querySelectorAll('.jp-InputPrompt')]"
+    ".some(prompt => /[*0-9]/.test(prompt.innerText))"
+)
 
 
 def check(browser: Browser, page: Path) -> None:
@@ -56,8 +62,12 @@ def use(page: Page, address: str) -> None:
         "?.dataset.status === 'idle'",
         timeout=MINUTES,
     )
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_text("Run All Cells", exact=True).click()
+    for _ in range(5):  # now and then JupyterLab is idle and yet does nothing
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_text("Run All Cells", exact=True).click()
+        with suppress(TimeoutError):
+            page.wait_for_function(BEGUN, timeout=10_000)
+            break
     menu = page.locator(".widget-dropdown select")
     menu.wait_for(timeout=MINUTES)
     menu.scroll_into_view_if_needed()
