@@ -30,8 +30,7 @@ def main() -> int:
         study = read_study(arguments.study, arguments.dataset)
     except ValueError as error:
         sys.exit(f"error: {error}")
-    forget_other_datasets(study)
-    forget_damaged(study)
+    forget_useless(study)
     study.write_plan()
     report = Path("reports") / study.name
     restore(study, report / "runs")
@@ -82,24 +81,24 @@ def restore(study: Study, published: Path) -> None:
             print(f"{study.name}: {restored} finished runs are taken from {published}")
 
 
-def forget_other_datasets(study: Study) -> None:
-    """Delete the study's runs on another dataset: their numbers answer nothing now."""
+def forget_useless(study: Study) -> None:
+    """Delete finished runs that answer nothing now: to Snakemake they would be done.
+
+    They are on another dataset, or damaged.
+    """
     for run in study.runs:
-        of = (read_json(run.folder / "run.json") or {}).get("dataset")
+        path = run.folder / "run.json"
+        if not path.exists():
+            continue  # nothing yet, or a run that goes on from its checkpoint
+        info = read_json(path) or {}
+        of, why = info.get("dataset"), ""
         if isinstance(of, dict) and of.get("sha256") != study.dataset_sha256:
-            print(f"{run.label}: the dataset has changed, training again.")
+            why = "the dataset has changed"
+        elif not (info and is_whole(run.folder, info)):
+            why = "its files are damaged"
+        if why:
+            print(f"{run.label}: {why}, training again.")
             shutil.rmtree(run.folder)
-
-
-def forget_damaged(study: Study) -> None:
-    """Delete finished runs that are damaged: to Snakemake they would be done."""
-    for run in study.runs:
-        info = read_json(run.folder / "run.json")
-        if (run.folder / "run.json").exists() and not (
-            info and is_whole(run.folder, info)
-        ):
-            print(f"{run.label}: its files are damaged, training again.")
-            shutil.rmtree(run.folder)  # a finished run has no checkpoint
 
 
 def watch(study: Study, process: subprocess.Popen) -> None:

@@ -15,13 +15,7 @@ from typing import Any
 import torch
 import yaml
 
-from lvmlib.files import (
-    one_line,
-    project_folder,
-    read_json,
-    runs_root,
-    write_json,
-)
+from lvmlib.files import one_line, project_folder, read_json, runs_root, write_json
 from lvmlib.models import build_model, count_parameters
 from lvmlib.names import ParameterError, check_names, unknown_name
 from lvmlib.recipe import Settings, make_settings, total_steps

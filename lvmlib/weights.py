@@ -115,7 +115,8 @@ def load_weights(path: str | Path) -> nn.Module:
     else:
         state, metadata = _read_torch(path), {}
     stated = metadata.pop(DIGEST, "")
-    if stated and stated not in (found := digest(state, metadata), digest(state)):
+    found = digest(state, metadata) if stated else ""
+    if stated != found and stated != digest(state):  # the latter in older files
         raise WeightsError(
             f"{path} has numbers or options that were not saved in it: its digest is "
             f"{found[:9]}, but its metadata state {stated[:9]}; fetch it again."

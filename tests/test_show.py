@@ -93,6 +93,11 @@ def test_a_table_folds_intervals_and_escapes_text(shown):
     assert [td.text for td in second.find_all("td")][3:] == ["—", "no", "—"]
 
 
+def test_cells_are_counted_in_their_order():
+    runs = pd.DataFrame({"entry": ["b", "a", "b"], "size": [5000, 20, 5000]})
+    assert show.cells(runs) == "b at 5,000 (2), a at 20 (1)"
+
+
 def test_a_rank_is_a_range_a_place_or_nothing():
     assert show.places([1, 2, np.nan], [3, 2, np.nan]) == ["1–3", "2", ""]
 

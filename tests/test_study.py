@@ -450,7 +450,7 @@ def test_only_runs_of_another_dataset_are_forgotten(
     copied, plan, dataset_folder, write_dataset, tmp_path, capsys
 ):
     before = {p: p.read_bytes() for p in copied.folder.rglob("*") if p.is_file()}
-    runner.forget_other_datasets(copied)
+    runner.forget_useless(copied)
     assert capsys.readouterr().out == ""
     vectors = np.load(dataset_folder / "vectors.npy")[:, ::-1]
     other = write_dataset(tmp_path / "other", vectors)
@@ -462,7 +462,7 @@ def test_only_runs_of_another_dataset_are_forgotten(
     kept = {p for n in (2, 3) for p in changed.runs[n].folder.iterdir()}
     unplanned = copied.folder / "amn/100/epochs/seed7"
     shutil.copytree(copied.runs[0].folder, unplanned)
-    runner.forget_other_datasets(changed)
+    runner.forget_useless(changed)
     assert [run.folder.exists() for run in changed.runs] == [False, False, True, True]
     assert all(path.exists() for path in kept)
     assert (unplanned / "run.json").exists()
@@ -534,7 +534,7 @@ def test_finished_runs_that_are_damaged_are_trained_again(copied, plan):
     of_another_recipe = plan(TINY | {"recipe": {"epochs": 7}}, "tiny").runs[0]
     (damaged.folder / "history.csv").write_text("cut")
     (begun.folder / "run.json").unlink()
-    runner.forget_damaged(copied)
+    runner.forget_useless(copied)
     assert whole.is_done
     assert not damaged.folder.exists()
     assert begun.folder.exists()  # it goes on from its checkpoint

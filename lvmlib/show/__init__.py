@@ -68,6 +68,12 @@ def interval(
     return f"{number(found[0], digits, signed)} [{low}, {high}]"
 
 
+def cells(runs: pd.DataFrame) -> str:
+    """Return how many runs there are of each entry and size: "amn at 20,000 (2), …"."""
+    counts = runs.groupby(["entry", "size"], sort=False).size()
+    return ", ".join(f"{e} at {s:,} ({count})" for (e, s), count in counts.items())
+
+
 def places(best: Iterable[float], worst: Iterable[float]) -> list[str]:
     """Return ranges of ranks, such as "1–3" or "2"; "" for one that is missing."""
     pairs = zip(best, worst, strict=True)
