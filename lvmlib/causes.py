@@ -29,7 +29,7 @@ DIP = 0.01  # cosine; a larger fall from one epoch to the next is no noise
 DECISIVE = ["arm", "size", "protocol", "asked_epochs", "min_steps", "batch_size"]
 DECISIVE += ["learning_rate", "schedule", "warmup", "weight_decay", "patience", "mask"]
 DECISIVE += ["scale", "head_start", "loss", "averaging", "context", "horizon"]
-DECISIVE += ["running_mean", "layers"]
+DECISIVE += ["running_mean", "layers", "clip"]
 
 
 # --- the learning rate ---------------------------------------------------------------

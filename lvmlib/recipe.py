@@ -26,11 +26,12 @@ from pydantic.dataclasses import dataclass
 from lvmlib.files import runs_root
 from lvmlib.models import model_class
 from lvmlib.names import ParameterError, check_names, read_parameters, unknown_name
+from lvmlib.records import GRADIENT_NORM_LIMIT
 from lvmlib.start import HEAD_STARTS
 from lvmlib.vectors import PROTOCOLS, Dataset, Split, make_split
 
 ADDED = {"scale": False, "head_start": "none", "loss": "mse", "context": 5}
-ADDED |= {"every_position": False, "averaging": 0.0}
+ADDED |= {"every_position": False, "averaging": 0.0, "clip": GRADIENT_NORM_LIMIT}
 ADDED |= {"horizon": 1, "sources": "", "per_document": 0, "running_mean": False}
 LOSSES = ("mse", "cosine", "ranking", "following", "following_and_batch")
 STRICT = ConfigDict(strict=True, extra="forbid")
@@ -85,6 +86,8 @@ class Recipe:
         for recurrent and causal networks, without a head start.
     averaging : float
         Decay of the moving average of the weights that is scored; 0 is none.
+    clip : float
+        Largest norm of an update's gradient; longer ones are scaled down to it.
     precision : str
         "bf16-mixed", "32-true", or "auto": bf16 where the hardware computes it.
     device : str
@@ -105,6 +108,7 @@ class Recipe:
     loss: Literal[LOSSES] = "mse"
     every_position: bool = False
     averaging: Share = 0.0
+    clip: Rate = GRADIENT_NORM_LIMIT
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
 

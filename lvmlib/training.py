@@ -43,7 +43,6 @@ from lvmlib.inference import predict_windows
 from lvmlib.losses import side_by_side, total_loss, total_surprise
 from lvmlib.progress import Progress
 from lvmlib.recipe import Recipe, total_steps
-from lvmlib.records import GRADIENT_NORM_LIMIT
 from lvmlib.start import Started, inside
 from lvmlib.vectors import FOLLOWING, Dataset, Split
 from lvmlib.weights import load_weights, save_weights
@@ -289,7 +288,7 @@ def differentiate(
         loss = total_loss(recipe.loss, outputs, targets, rows) / share
     optimizer.zero_grad()
     fabric.backward(loss)
-    norm = clip_gradients(parameters_of(optimizer))
+    norm = clip_gradients(parameters_of(optimizer), recipe.clip)
     with torch.no_grad():  # kept on the device: reading a number would wait for it
         cosine = F.cosine_similarity(raw, target).sum() * fabric.world_size
         totals[:3] += torch.stack([loss * size, cosine, norm])
@@ -299,16 +298,16 @@ def differentiate(
         totals[3:] = torch.where(higher, steepest, totals[3:])
 
 
-def clip_gradients(parameters: list[nn.Parameter]) -> Tensor:
-    """Scale gradients down to the norm limit and return the norm they had.
+def clip_gradients(parameters: list[nn.Parameter], limit: float) -> Tensor:
+    """Scale gradients down to the largest norm and return the norm they had.
 
     `nn.utils.clip_grad_norm_` multiplies by one where nothing is to be clipped, so as
     not to wait for a device; a CPU, which never waits, saves a pass over all gradients.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = nn.utils.get_total_norm(gradients)
-    if norm.device.type != "cpu" or not norm + 1e-6 <= GRADIENT_NORM_LIMIT:
-        nn.utils.clip_grads_with_norm_(parameters, GRADIENT_NORM_LIMIT, norm)
+    if norm.device.type != "cpu" or not norm + 1e-6 <= limit:
+        nn.utils.clip_grads_with_norm_(parameters, limit, norm)
     return norm
 
 

@@ -149,6 +149,7 @@ def test_all_parameters_arrive():
         "loss": "cosine",
         "every_position": False,
         "averaging": 0.9,
+        "clip": 0.5,
         "context": 7,
         "horizon": 2,
         "sources": "a:1",
@@ -207,6 +208,7 @@ def test_the_recipe_hash_changes_with_all_that_decides_the_numbers():
         "loss": "ranking",
         "every_position": True,
         "averaging": 0.5,
+        "clip": 0.01,
         "precision": "32-true",
     }
     for name, value in changes.items():

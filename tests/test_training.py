@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from conftest import drifting_vectors, needs_cuda
 
-from lvmlib import gpu, records, training
+from lvmlib import gpu, training
 from lvmlib.evaluation import cosine
 from lvmlib.gpu import make_gather, resident_gather, resolve_precision
 from lvmlib.inference import predict_windows
@@ -746,16 +746,17 @@ def test_checkpoints_count_time_across_epochs(dataset, split, tmp_path, monkeypa
     assert saved
 
 
+@pytest.mark.parametrize("limit", [1.0, 0.01])
 @pytest.mark.parametrize("scale", [1e-6, 0.9, 1.1, 1e3, float("nan")])
-def test_clipping_is_torch_s_to_the_bit(scale):
+def test_clipping_is_torch_s_to_the_bit(scale, limit):
     ours, theirs = ([torch.nn.Parameter(torch.ones(n)) for n in (3, 4)] for _ in "ab")
     ours.append(torch.nn.Parameter(torch.ones(2)))  # never gets a gradient
     unit = F.normalize(torch.arange(1.0, 8), dim=0).split([3, 4])
     for parameters in (ours, theirs):
         for parameter, part in zip(parameters, unit, strict=False):
             parameter.grad = part * scale
-    norm = training.clip_gradients(ours)
-    expected = torch.nn.utils.clip_grad_norm_(theirs, records.GRADIENT_NORM_LIMIT)
+    norm = training.clip_gradients(ours, limit)
+    expected = torch.nn.utils.clip_grad_norm_(theirs, limit)
     assert torch.equal(norm, expected) or scale != scale
     for a, b in zip(ours, theirs, strict=False):
         torch.testing.assert_close(a.grad, b.grad, rtol=0, atol=0, equal_nan=True)
