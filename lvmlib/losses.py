@@ -2,13 +2,66 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from lvmlib.vectors import FOLLOWING
+
+if TYPE_CHECKING:
+    from lvmlib.recipe import Recipe  # which imports what imports this module
 
 TEMPERATURE = 0.05  # by which cosines, or products, are divided
 NEIGHBOURS = 8  # windows of one document that it sees side by side
+
+
+def batch_loss(
+    model: nn.Module,
+    batch: Tensor,
+    recipe: Recipe,
+    share: float,
+    rows: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a batch's loss by the recipe, with predictions and truths.
+
+    Parameters
+    ----------
+    batch : (B, context + 1, D)
+        Context and target; if the loss asks for what follows the target, that, too.
+    share : float
+        By how many windows the sum over windows is divided.
+    rows : (B, context + 1)
+        The batch's row numbers, for the losses of ranks.
+
+    Returns
+    -------
+    loss : scalar
+    raw, target : (B, D)
+    """
+    reads = batch.shape[1] - (FOLLOWING if recipe.follows else 0) - 1
+    context, target = batch[:, :reads], batch[:, reads]  # (B, context, D), (B, D)
+    if recipe.every_position:
+        every = model.at_every_position(context).float()  # (B, context, D)
+        raw = every[:, -1]  # (B, D)
+        outputs, targets = every.flatten(0, 1), batch[:, 1:].flatten(0, 1)
+        share *= context.shape[1]
+    else:
+        raw = outputs = model(context).float()  # (B, D)
+        targets = target
+    if recipe.loss == "mse":
+        per = 1 if recipe.scale else raw.shape[1]  # scaled: of unit variance
+        loss = F.mse_loss(outputs, targets, reduction="sum") / (share * per)
+    elif recipe.follows:
+        there = rows[:, reads + 1 :] != rows[:, reads : reads + 1]  # (B, FOLLOWING)
+        given = (raw, target, batch[:, reads + 1 :], there)
+        others = rows[:, : reads + 1] if recipe.loss == "following_and_batch" else None
+        loss = total_surprise(*given, others) / share
+    else:
+        loss = total_loss(recipe.loss, outputs, targets, rows) / share
+    return loss, raw, target
 
 
 def total_loss(kind: str, raw: Tensor, target: Tensor, rows: Tensor) -> Tensor:

@@ -40,11 +40,11 @@ from lvmlib.checkpoints import (
 from lvmlib.files import atomic_path
 from lvmlib.gpu import RecordedGradients, make_fabric, make_gather, parameters_of
 from lvmlib.inference import predict_windows
-from lvmlib.losses import side_by_side, total_loss, total_surprise
+from lvmlib.losses import batch_loss, side_by_side, total_surprise
 from lvmlib.progress import Progress
 from lvmlib.recipe import Recipe, total_steps
 from lvmlib.start import Started, inside
-from lvmlib.vectors import FOLLOWING, Dataset, Split
+from lvmlib.vectors import Dataset, Split
 from lvmlib.weights import load_weights, save_weights
 
 VALIDATION_BLOCK = 2048  # windows; all at once would be the peak of a run's memory
@@ -256,36 +256,12 @@ def differentiate(
     recipe: Recipe,
     rows: Tensor | None = None,  # the batch's, for the losses of ranks
 ) -> None:
-    """Leave clipped gradients, and what the epoch's row needs in its totals.
-
-    If the loss asks for what follows the target, the batch has it after the target.
-    """
-    after = FOLLOWING if recipe.follows else 0
-    reads = batch.shape[1] - after - 1
-    context, target = batch[:, :reads], batch[:, reads]  # (B, context, D), (B, D)
-    if recipe.every_position:
-        every = model.at_every_position(context).float()  # (B, context, D)
-        raw = every[:, -1]  # (B, D)
-        outputs, targets = every.flatten(0, 1), batch[:, 1:].flatten(0, 1)
-    else:
-        raw = outputs = model(context).float()  # (B, D)
-        targets = target
+    """Leave clipped gradients, and what the epoch's row needs in its totals."""
     # DDP takes the mean of the devices' gradients. Each device divides by an equal
     # share of all windows, not by its own number (which may be 0), so that the mean is
     # the gradient of one device with the whole batch.
     share = size / fabric.world_size
-    if recipe.every_position:
-        share *= context.shape[1]
-    if recipe.loss == "mse":
-        per = 1 if recipe.scale else raw.shape[1]  # scaled: of unit variance
-        loss = F.mse_loss(outputs, targets, reduction="sum") / (share * per)
-    elif after:
-        there = rows[:, reads + 1 :] != rows[:, reads : reads + 1]  # (B, FOLLOWING)
-        given = (raw, target, batch[:, reads + 1 :], there)
-        others = rows[:, : reads + 1] if recipe.loss == "following_and_batch" else None
-        loss = total_surprise(*given, others) / share
-    else:
-        loss = total_loss(recipe.loss, outputs, targets, rows) / share
+    loss, raw, target = batch_loss(model, batch, recipe, share, rows)
     optimizer.zero_grad()
     fabric.backward(loss)
     norm = clip_gradients(parameters_of(optimizer), recipe.clip)

@@ -169,7 +169,9 @@ def test_the_first_norm_that_is_no_number_is_the_largest(
     dataset, split, tmp_path, monkeypatch
 ):
     norms = itertools.chain([1.0, 3.0, 2.0], itertools.repeat(math.nan))
-    monkeypatch.setattr(training, "clip_gradients", lambda _: torch.tensor(next(norms)))
+    monkeypatch.setattr(
+        training, "clip_gradients", lambda *_: torch.tensor(next(norms))
+    )
     recipe = replace(RECIPE, epochs=2, batch_size=len(split.train) // 5)
     history = train(loud(), dataset, split, recipe, 0, tmp_path)
     assert history["gradient_norm_max"].isna().all()
