@@ -1,27 +1,21 @@
-"""What else could explain a result: rates, arithmetic, protocols, failed trainings.
+"""What else could explain a result: the rate, the protocol, the number of updates.
 
-Functions take tables of `results.load_study`: `table` is a controlled study, `reported`
-one under the original protocol. They return frames; an interval is three columns.
+Functions take a controlled study's table of `results.load_study` and return frames; an
+interval is three columns.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 
-import numpy as np
 import pandas as pd
 
-from lvmlib.records import at_constant_level
 from lvmlib.results import (
     best_baseline,
     compare,
-    compare_sizes,
     headline_sizes,
-    history,
     main_runs,
     over_baseline,
-    sides,
 )
 
 DIP = 0.01  # cosine; a larger fall from one epoch to the next is no noise
@@ -138,95 +132,12 @@ def best_of_all_rates(table: pd.DataFrame) -> pd.Series | None:
     return pd.Series(row | over_baseline(best, name).columns("lead"))
 
 
-# --- what computed it ----------------------------------------------------------------
-
-
 def decisive(table: pd.DataFrame) -> list[str]:
     """Return the columns of a study's table that decide a run's numbers, but seeds."""
     return ["architecture", *(column for column in DECISIVE if column in table)]
 
 
-def _ways(runs: pd.DataFrame) -> pd.Series:
-    device = runs["device"].replace("cuda", "gpu").str.upper()
-    names = {"bf16-mixed": "bfloat16", "32-true": "float32"}
-    return device + ", " + runs["precision"].replace(names)
-
-
-def arithmetic(table: pd.DataFrame) -> pd.DataFrame:
-    """Compare runs that differ in nothing but what computed them, and how precisely.
-
-    Returns
-    -------
-    DataFrame
-        architecture, size, `one` and `other` way of computing, such as "CPU, bfloat16",
-        difference (other − one in test cosine, over common seeds), seeds.
-    """
-    rows = []
-    for _, cell in table.groupby(decisive(table), sort=False, dropna=False):
-        ways = dict(list(cell.groupby(_ways(cell))))
-        for names in itertools.combinations(ways, 2):
-            one, other = (ways[name].drop_duplicates("seed") for name in names)
-            if set(one["seed"]) & set(other["seed"]):
-                found = compare(other, one)
-                row = {name: one[name].iloc[0] for name in ("architecture", "size")}
-                row |= {"one": names[0], "other": names[1]}
-                rows.append(row | found.columns("difference") | {"seeds": found.seeds})
-    columns = ["architecture", "size", "one", "other", "difference", "difference_low"]
-    return pd.DataFrame(rows, columns=[*columns, "difference_high", "seeds"])
-
-
-def pair_ways(table: pd.DataFrame) -> pd.DataFrame:
-    """Return how each pair of runs of the contrasts was computed.
-
-    Columns arm, entry, seed, small_way, large_way.
-    """
-    before, arms = sides(table)
-    before = before.assign(small_way=_ways(before))
-    found = [
-        before[["entry", "seed", "small_way"]]
-        .merge(after.assign(large_way=_ways(after))[["entry", "seed", "large_way"]])
-        .assign(arm=arm)
-        for arm, after in arms.items()
-    ]
-    return pd.concat(found)[["arm", "entry", "seed", "small_way", "large_way"]]
-
-
 # --- the original protocol -----------------------------------------------------------
-
-
-def protocols(reported: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """Set the original protocol's conclusion beside that of the controlled study.
-
-    Both on the same vectors; the original's models sit the frozen exam as well.
-
-    Returns
-    -------
-    DataFrame
-        entry; own_small, own_large (cosine on each size's own held-out windows) and
-        own_percent, their change; frozen, the same models' change on the frozen exam,
-        with interval; hidden, frozen − the change by own exams; controlled (NaN where
-        not measured) and its verdict.
-    """
-    old = main_runs(reported) if len(reported) else reported
-    if old.empty:
-        return pd.DataFrame()
-    small, large = headline_sizes(old)
-    frozen = compare_sizes(old, small, large).set_index("entry")
-    honest = compare_sizes(main_runs(table), small, large).set_index("entry")
-    own = old.pivot_table("validation_cosine", "entry", "size", sort=False)
-    own = own.reindex(columns=[small, large]).dropna()
-    rows = []
-    for entry in own.index.intersection(frozen.index):
-        before, after = own.loc[entry]
-        row = {"entry": entry, "own_small": before, "own_large": after}
-        row |= {"own_percent": 100 * (after / before - 1)}
-        for name, found in (("frozen", frozen), ("controlled", honest)):
-            ends = ("change", "change_low", "change_high")
-            values = found.reindex([entry])[list(ends)].iloc[0]
-            row |= {end.replace("change", name): values[end] for end in ends}
-        row["hidden"] = row["frozen"] - (after - before)
-        rows.append(row | {"verdict": honest["verdict"].get(entry)})
-    return pd.DataFrame(rows)
 
 
 def causes(table: pd.DataFrame) -> pd.DataFrame:
@@ -278,50 +189,3 @@ def _lead(cell: pd.DataFrame, base: pd.DataFrame) -> dict:
         for runs in (cell, base)
     )
     return {"what": "lead", "seeds": len(cell), "difference": leaky - controlled}
-
-
-# --- trainings that failed -----------------------------------------------------------
-
-
-def training_course(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return what became of each run's training, epoch by epoch.
-
-    Returns
-    -------
-    DataFrame
-        The rows of `runs` and: peak_cosine (the best training cosine), last_cosine;
-        fell (the epoch that fell back to the level of the constant mean; NaN if none
-        did); norm, norm_epoch, norm_step (the largest gradient norm before clipping;
-        its update is NaN in histories of before it was kept); drop (the largest fall of
-        the training cosine in one epoch).
-    """
-    rows = []
-    for row in runs.to_dict("records"):
-        epochs = history(row["folder"])
-        cosine, norms = epochs["train_cosine"], epochs["gradient_norm_max"]
-        at_level = at_constant_level(epochs, row["training_mean_cosine"])
-        after = at_level & (~at_level).cummax()
-        fell = float(after.idxmax()) if after.any() else np.nan
-        steepest = norms.idxmax()
-        row |= {"peak_cosine": cosine.max()}
-        row |= {"last_cosine": cosine.iloc[-1], "norm": norms.max()}
-        row |= {"fell": fell, "norm_epoch": steepest}
-        row |= {"norm_step": epochs.loc[steepest].get("gradient_norm_max_step", np.nan)}
-        rows.append(row | {"drop": -cosine.diff().fillna(0).min()})
-    return pd.DataFrame(rows)
-
-
-def graphmert(table: pd.DataFrame, reported: pd.DataFrame) -> pd.DataFrame:
-    """Return the GraphMERT runs of both studies with `training_course`.
-
-    A run that did not set its mask has the architecture's own.
-    """
-    both = pd.concat([reported, table]).drop_duplicates("folder")
-    runs = both[both["architecture"] == "graphmert"]
-    if runs.empty:
-        return runs
-    mask = runs["mask"] if "mask" in runs else pd.Series(index=runs.index, dtype=object)
-    from lvmlib.recipe import model_options  # it imports torch
-
-    default = model_options("graphmert")["mask"]
-    return training_course(runs.assign(mask=mask.fillna(default)))

@@ -11,7 +11,7 @@ import json
 import re
 from collections import Counter
 from functools import lru_cache
-from itertools import combinations, pairwise
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from lvmlib.files import project_folder, read_json
 from lvmlib.names import unknown_name
 from lvmlib.records import (
     BASELINES,
-    PAIRED_BASELINES,
     RunError,
     is_whole,
     read_scores,
@@ -533,58 +532,6 @@ def contrasts(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(both, ignore_index=True)
 
 
-def combined_change(runs: pd.DataFrame, weights: dict[str, float]) -> Interval | None:
-    """Return the interval of Σ weight · change between the headline sizes.
-
-    None when an entry lacks a size, or no seed is common to all.
-    """
-    small, large = headline_sizes(runs)
-    cells = [
-        runs[(runs["entry"] == entry) & (runs["size"] == size)]
-        for entry in weights
-        for size in (small, large)
-    ]
-    seeds = set.intersection(*(set(cell["seed"]) for cell in cells))
-    if not seeds:
-        return None
-    common = [cell[cell["seed"].isin(seeds)].sort_values("seed") for cell in cells]
-    scores, documents = zip(*(window_scores(cell) for cell in common), strict=True)
-    changes = np.stack(scores[1::2]) - np.stack(scores[::2])  # (entries, S, W)
-    factors = np.array(list(weights.values()))
-    return clustered_interval(np.tensordot(factors, changes, axes=1), documents[0])
-
-
-def slopes(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return what each step from one size to the next brought, of networks, baselines.
-
-    Returns
-    -------
-    DataFrame
-        name, kind, smaller, larger, change and per_doubling (with intervals), seeds.
-    """
-    rows = []
-    networks = [(entry, "network") for entry in runs["entry"].unique()]
-    for name, kind in networks + [(b, "baseline") for b in PAIRED_BASELINES]:
-        own = runs if kind == "baseline" else runs[runs["entry"] == name]
-        column = f"cosine_{name}" if kind == "baseline" else "cosine"
-        if kind == "baseline":
-            own = own.drop_duplicates(["size", "seed"])
-        for smaller, larger in pairwise(sorted(own["size"].unique())):
-            before, after = (own[own["size"] == size] for size in (smaller, larger))
-            if not set(before["seed"]) & set(after["seed"]):
-                continue
-            found = compare(after, before, column)
-            doublings = np.log2(larger / smaller)
-            row = {"name": name, "kind": kind, "smaller": smaller, "larger": larger}
-            row |= found.columns("change") | {"seeds": found.seeds}
-            rate = found.columns("per_doubling")
-            rows.append(row | {key: value / doublings for key, value in rate.items()})
-    columns = ["name", "kind", "smaller", "larger", "change", "change_low"]
-    columns += ["change_high", "seeds", "per_doubling", "per_doubling_low"]
-    columns += ["per_doubling_high"]
-    return pd.DataFrame(rows, columns=columns)
-
-
 # --- networks and baselines beside each other ----------------------------------------
 
 
@@ -644,25 +591,6 @@ def _ranks(cell: pd.DataFrame) -> dict[str, tuple[int, int]]:
     return rank_ranges(scores, documents)
 
 
-def leads(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return every network's lead over the paired baselines, by entry and size.
-
-    Returns
-    -------
-    DataFrame
-        entry, size, test_cosine, seeds, and for each baseline network − baseline with
-        its interval, under the baseline's name.
-    """
-    rows = []
-    for (entry, size), cell in runs.groupby(["entry", "size"], sort=False):
-        row = {"entry": entry, "size": size, "test_cosine": cell["test_cosine"].mean()}
-        row |= {"seeds": len(cell)}
-        for name in PAIRED_BASELINES:
-            row |= over_baseline(cell, name).columns(name)
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
 def superiority(runs: pd.DataFrame, size: int) -> pd.DataFrame:
     """Ask of every two networks which is better, over seeds and documents.
 
@@ -713,29 +641,6 @@ def _win_share(differences: np.ndarray, documents: np.ndarray) -> float:
     draws = np.random.default_rng(0).multinomial(len(names), even, RESAMPLES)
     means = (draws @ sums.T) / (draws @ windows)[:, None]  # (RESAMPLES, S)
     return float(((means > 0) + 0.5 * (means == 0)).mean())
-
-
-def other_scores(runs: pd.DataFrame) -> pd.DataFrame:
-    """Ask whether other scores change with the data in the same direction as cosine.
-
-    Returns
-    -------
-    DataFrame
-        entry, seeds, and the change from the smaller to the larger size of cosine,
-        contrastive, r10_document and mrr_all, with intervals.
-    """
-    small, large = headline_sizes(runs)
-    rows = []
-    for entry, group in runs.groupby("entry", sort=False):
-        before, after = (group[group["size"] == size] for size in (small, large))
-        seeds = set(before["seed"]) & set(after["seed"])
-        if small == large or not seeds:
-            continue
-        row = {"entry": entry, "seeds": len(seeds)}
-        for score in ("cosine", "contrastive", "r10_document", "mrr_all"):
-            row |= compare(after, before, score).columns(score)
-        rows.append(row)
-    return pd.DataFrame(rows)
 
 
 def metrics(runs: pd.DataFrame) -> pd.DataFrame:

@@ -41,7 +41,8 @@ def no_runs_in_the_checkout(tmp_path_factory):
 def run_notebook(monkeypatch):
     """Return a function that runs a notebook as papermill does, in this process.
 
-    It gives back what the cells show; an error of a cell is raised.
+    It gives back what the cells show, and as `values` their variables; an error of a
+    cell is raised.
     """
     monkeypatch.chdir(NOTEBOOKS)  # where a kernel would be
     history = Config({"HistoryManager": {"hist_file": ":memory:"}})
@@ -56,6 +57,7 @@ def run_notebook(monkeypatch):
                     shell.run_cell(cell.source, store_history=True).raise_error()
                 if "parameters" in cell.metadata.get("tags", []) and parameters:
                     shell.run_cell(injected, store_history=True)
+        shown.values = dict(shell.user_ns)
         return shown
 
     yield run

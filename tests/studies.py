@@ -7,6 +7,7 @@ import pandas as pd
 
 import lvmlib
 from lvmlib.evaluation import BASELINES, RANKINGS
+from lvmlib.recipe import Recipe
 from lvmlib.results import REPORTED_SIZES
 
 SMALL, LARGE = REPORTED_SIZES
@@ -60,8 +61,9 @@ def write_run(
     pd.DataFrame(table).to_parquet(folder / "test.parquet")
     pd.DataFrame(HISTORY | (history or {})).to_csv(folder / "history.csv", index=False)
     metrics = dict.fromkeys(METRICS, 0.1) | {"cosine": 0.4, "validation_cosine": six}
-    own = {"size": size, "arm": arm, "seed": seed, "protocol": "controlled"}
-    own |= {"learning_rate": 0.001, "warmup": 0.05, "epochs": 2, "precision": "auto"}
+    own = vars(Recipe()) | {"arm": arm}
+    own |= {"size": size, "seed": seed, "protocol": "controlled"}
+    own |= {"learning_rate": 0.001, "epochs": 2}
     content = {
         "architecture": entry.split("-")[0],
         "parameters": own | (used or {}),

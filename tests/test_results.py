@@ -147,8 +147,8 @@ def test_a_training_set_counts_once_in_the_means_of_baselines():
     assert means["ridge"].to_dict() == pytest.approx({5: 0.25, 9: 0.5})
 
 
-def test_a_network_is_compared_with_its_own_baseline(study):
-    leads = results.leads(results.main_runs(lvmlib.load_study(study)))
+def test_a_network_is_compared_with_its_own_baseline(study, run_notebook):
+    leads = run_notebook("networks", study=str(study)).values["leads"]
     row = leads[(leads["entry"] == "gru") & (leads["size"] == LARGE)].iloc[0]
     assert row["six_numbers"] == pytest.approx(0.001)  # 0.501 against 0.5
     assert row["ridge"] == pytest.approx(0.101)
@@ -251,19 +251,19 @@ def test_seeds_that_agree_by_chance_decide_nothing(tmp_path):
     assert not gru["decided"]
 
 
-def test_a_step_is_counted_per_doubling(tmp_path):
+def test_a_step_is_counted_per_doubling(tmp_path, run_notebook):
     for size, cosine in ((1000, 0.5), (4000, 0.54)):
         write_run(tmp_path, "amn", size, cosine)
-    steps = results.slopes(lvmlib.load_study(tmp_path)).set_index("name")
+    values = run_notebook("curves", study=str(tmp_path)).values
+    steps = values["slopes"].set_index("name")
     assert steps.loc["amn", "change"] == pytest.approx(0.04)
     assert steps.loc["amn", "per_doubling"] == pytest.approx(0.02)
 
 
-def test_combined_changes_need_all_parts(study):
-    runs = results.main_runs(lvmlib.load_study(study))
-    gap = results.combined_change(runs, {"amn": 1, "gru": -1})
-    assert gap.estimate == pytest.approx(0.029)
-    assert results.combined_change(runs, {"amn": 1, "lstm": 1}) is None
+def test_combined_changes_need_all_parts(study, run_notebook):
+    combined = run_notebook("claims", study=str(study)).values["combined"]
+    assert combined({"amn": 1, "gru": -1}).estimate == pytest.approx(0.029)
+    assert combined({"amn": 1, "lstm": 1}) is None
 
 
 def test_what_is_dominated_is_off_the_frontier():
@@ -293,9 +293,9 @@ def test_other_rates_are_compared_by_validation_with_the_same_seeds(study):
     assert (best["architecture"], best["rate"]) == ("gru", 0.0005)
 
 
-def test_repeats_elsewhere_differ_in_arithmetic_alone(study):
+def test_repeats_elsewhere_differ_in_arithmetic_alone(study, run_notebook):
     write_run(study, "amn-gpu", LARGE, 0.531, device="cuda", precision="bf16-mixed")
-    found = causes.arithmetic(lvmlib.load_study(study))
+    found = run_notebook("costs", study=str(study)).values["ways"]
     assert found["other"].tolist() == ["GPU, bfloat16"]
     assert found["difference"].iloc[0] == pytest.approx(0.001)
 
@@ -316,7 +316,7 @@ def test_each_fault_alone(study):
     assert found[("fewer updates", "test")] == pytest.approx(-0.02)
 
 
-def test_a_collapse_and_what_came_back_are_told_apart(tmp_path):
+def test_a_collapse_and_what_came_back_are_told_apart(tmp_path, run_notebook):
     epochs = {"epoch": [1, 2, 3], "step": [10, 20, 30], "seconds": [1.0] * 3}
     epochs |= {"gradient_norm": [1.0] * 3, "gradient_norm_max": [1.0, 9.0, 2.0]}
     fell = epochs | {"train_cosine": [0.5, 0.6, 0.2]}
@@ -324,8 +324,7 @@ def test_a_collapse_and_what_came_back_are_told_apart(tmp_path):
     for seed, course in enumerate((fell, back)):
         history = course | {"validation_cosine": course["train_cosine"]}
         write_run(tmp_path, "graphmert", LARGE, 0.5, seed=seed, history=history)
-    table = lvmlib.load_study(tmp_path)
-    rows = causes.graphmert(table, table[:0])
+    rows = run_notebook("collapse", study=str(tmp_path)).values["fates"]
     assert rows["fell"].tolist()[0] == 3
     assert np.isnan(rows["fell"].tolist()[1])
     assert rows["drop"].tolist() == pytest.approx([0.4, 0.2])
@@ -338,11 +337,6 @@ def test_a_collapse_and_what_came_back_are_told_apart(tmp_path):
 @pytest.fixture(scope="module")
 def reference():
     return lvmlib.load_study(REPORTS / "reference" / "runs")
-
-
-@pytest.fixture(scope="module")
-def reported():
-    return lvmlib.load_study(REPORTS / "as_reported" / "runs")
 
 
 def frozen(name):
@@ -362,7 +356,7 @@ def test_contrasts_are_as_frozen(reference):
     assert found["large"].map("{:.4f}".format).tolist() == old["232,605"].tolist()
 
 
-def test_ranking_leads_and_probabilities_are_as_frozen(reference):
+def test_ranking_and_probabilities_are_as_frozen(reference):
     runs = results.main_runs(reference)
     ranking, old = results.ranking(runs), frozen("ranking")
     best = lvmlib.load_study(REPORTS / "best" / "runs").query("entry == 'linear'")
@@ -377,37 +371,39 @@ def test_ranking_leads_and_probabilities_are_as_frozen(reference):
     networks = ranking[ranking["kind"] == "network"]
     rank = show.places(networks["best_rank"], networks["worst_rank"])
     assert rank == [text for text in old["rank"] if text]
-    leads, old = results.leads(runs), frozen("leads")
-    assert texts(leads, "six_numbers") == old["minus six numbers"].tolist()
-    assert texts(leads, "ridge") == old["minus ridge"].tolist()
     wins, old = results.superiority(runs, LARGE), frozen("probabilities")
     for row in wins.itertuples():
         shown = old.set_index("P(row beats column)").loc[row.better, row.worse]
         assert f"{row.probability:.2f}" == shown
 
 
+def test_what_pages_compute_is_as_frozen(run_notebook):
+    found = run_notebook("networks").values
+    leads, old = found["leads"], frozen("leads")
+    assert texts(leads, "six_numbers") == old["minus six numbers"].tolist()
+    assert texts(leads, "ridge") == old["minus ridge"].tolist()
+    others, old = found["others"], frozen("other-scores")
+    assert texts(others, "contrastive") == old["contrastive accuracy"].tolist()
+    assert texts(others, "mrr_all") == old["MRR, all"].tolist()
+    found, old = run_notebook("costs").values["ways"], frozen("arithmetic")
+    assert texts(found, "difference", 5) == old["test cosine: other − one"].tolist()
+    found, old = run_notebook("protocols").values["protocols"], frozen("protocols")
+    assert texts(found, "frozen") == old["original's models, frozen exam"].tolist()
+    hidden = old["hidden by the own exams"].tolist()
+    assert found["hidden"].map(show.signed).tolist() == hidden
+
+
 def test_scores_and_rates_are_as_frozen(reference):
     runs = results.main_runs(reference)
-    found, old = results.other_scores(runs), frozen("other-scores")
-    assert texts(found, "contrastive") == old["contrastive accuracy"].tolist()
-    assert texts(found, "mrr_all") == old["MRR, all"].tolist()
     found, old = results.metrics(runs), frozen("metrics")
     shown = found["r10_document"].map("{:.3f}".format).tolist()
     assert shown == old["R@10, same document"].tolist()
     found, old = causes.rates(reference), frozen("rates")
     column = "validation cosine: other − registered"
     assert found["difference"].map(show.signed).tolist() == old[column].tolist()
-    found, old = causes.arithmetic(reference), frozen("arithmetic")
-    assert texts(found, "difference", 5) == old["test cosine: other − one"].tolist()
 
 
-def test_protocols_and_causes_are_as_frozen(reference, reported):
-    found, old = causes.protocols(reported, reference), frozen("protocols")
-    assert texts(found, "frozen") == old["original's models, frozen exam"].tolist()
-    assert (
-        found["hidden"].map(show.signed).tolist()
-        == old["hidden by the own exams"].tolist()
-    )
+def test_causes_are_as_frozen(reference):
     found, old = causes.causes(reference), frozen("causes")
     assert texts(found, "difference") == old["difference, 95% interval"].tolist()
     assert found["seeds"].astype(int).astype(str).tolist() == old["seeds"].tolist()
