@@ -208,9 +208,17 @@ def test_missing_arrays_are_named_with_those_expected(path):
         ((9, 5), (9,), "expected"),
         ((9, 5, 4), (9, 4, 1), "expected"),
         ((9, 5, 4), (), r"expected \(N, 5, D\) and \(N, D\)"),
-        ((0, 5, 4), (0, 4), r"shape \(0, 5, 4\), so it holds no vector, expected at"),
-        ((9, 5, 0), (9, 0), r"shape \(9, 5, 0\), so it holds no vector"),
-        ((2, 5, 65_537), (2, 65_537), "at most 65,536 components"),
+        (
+            (0, 5, 4),
+            (0, 4),
+            r"shape \(0, 5, 4\), expected float32 or float16, at least one",
+        ),
+        ((9, 5, 0), (9, 0), r"shape \(9, 5, 0\), expected .* 1 to 65,536 components"),
+        (
+            (2, 5, 65_537),
+            (2, 65_537),
+            r"shape \(2, 5, 65537\), expected .* 1 to 65,536 components",
+        ),
     ],
 )
 def test_shapes(path, contexts, targets, match):

@@ -12,10 +12,9 @@ import math
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import IO
 
@@ -39,7 +38,7 @@ BLOCK = 4 * 2**20  # bytes of windows at a time; working on them takes ten times
 # Overlapping windows deflate to a fifth or so, a zip bomb to a thousandth.
 MAX_RATIO, MAX_BYTES, MAX_DIM = 100, 64 * 2**30, 2**16
 MAX_WHOLE = 4 * 2**30  # bytes of an array that has to be read at once
-TYPES = (np.dtype("<f4"), np.dtype("<f2"))
+TYPES = ("float32", "float16")
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
 
 
@@ -47,8 +46,7 @@ DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
 class _Layout:
     """The two arrays of a file whose names, sizes and headers are in order."""
 
-    contexts: str
-    targets: str
+    names: tuple[str, str]
     ignored: list[str]
     n: int
     dim: int
@@ -91,7 +89,7 @@ def import_npz(
     documents["title"] = [f"{path.stem} {number}" for number in documents.document_id]
     documents["start"], documents["stop"] = starts, np.append(starts[1:], steps.sum())
     report = {
-        "arrays": [layout.contexts, layout.targets],
+        "arrays": list(layout.names),
         "ignored": layout.ignored,
         "windows": layout.n,
         "vectors": int(steps.sum()),
@@ -108,7 +106,7 @@ def import_npz(
 
 def _check_layout(path: Path) -> _Layout:
     """Check names, declared sizes and array headers, before any data is read."""
-    with _readable(path), zipfile.ZipFile(path) as archive:
+    with _opened(path) as archive:
         members = archive.namelist()
         for name, times in Counter(members).items():
             if times > 1:
@@ -132,7 +130,7 @@ def _check_layout(path: Path) -> _Layout:
             f"(N, {CONTEXT}, D) and (N, D): save them in these shapes."
         )
     ignored = [name for name in found if name not in pair]
-    return _Layout(*pair, ignored, *targets, min(dtypes, key=lambda d: d.itemsize))
+    return _Layout(pair, ignored, *targets, min(dtypes, key=lambda d: d.itemsize))
 
 
 def _check_array(
@@ -152,21 +150,17 @@ def _check_array(
     with archive.open(member) as handle:
         shape, fortran, dtype = _read_header(where, handle)
         needed = handle.tell() + dtype.itemsize * math.prod(shape)
-    if dtype.newbyteorder("<") not in TYPES or shape[-1:] > (MAX_DIM,):
+    fits = all(length > 0 for length in shape) and shape[-1:] <= (MAX_DIM,)
+    if dtype.name not in TYPES or not fits:
         raise DatasetError(
             f"{where} holds {dtype}, shape {shape}, expected float32 or float16, at "
-            f"most {MAX_DIM:,} components a vector: convert it."
+            f"least one window, and 1 to {MAX_DIM:,} components a vector: convert it."
         )
     if fortran and needed > MAX_WHOLE:
         raise DatasetError(
             f"{where} is in Fortran order, so all of its {needed:,} bytes have to be "
             f"read at once, and that are more than {MAX_WHOLE:,}: convert it with "
             "numpy.ascontiguousarray."
-        )
-    if not all(length > 0 for length in shape):
-        raise DatasetError(
-            f"{where} has shape {shape}, so it holds no vector, expected at least one "
-            "window: check what wrote it."
         )
     if size != needed:
         raise DatasetError(
@@ -191,9 +185,10 @@ def _read_header(where: str, handle: IO[bytes]) -> tuple[tuple, bool, np.dtype]:
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
-        yield
+        with zipfile.ZipFile(path) as archive:
+            yield archive
     except DAMAGE as error:
         raise DatasetError(
             f"{path} cannot be read as an .npz archive, it is missing, truncated or "
@@ -204,39 +199,27 @@ def _readable(path: Path) -> Iterator[None]:
 def _windows(path: Path, layout: _Layout) -> Iterator[np.ndarray]:
     """Yield blocks of windows (n, 6, D), both arrays read side by side."""
     rows = max(1, BLOCK // (4 * WINDOW * layout.dim))
-    with (
-        _readable(path),
-        zipfile.ZipFile(path) as archive,
-        archive.open(f"{layout.contexts}.npy") as contexts,
-        archive.open(f"{layout.targets}.npy") as targets,
-    ):
-        readers = [
-            _reader(handle, *_read_header(str(path), handle))
-            for handle in (contexts, targets)
-        ]
-        for start in range(0, layout.n, rows):
-            n = min(rows, layout.n - start)
-            windows = np.empty((n, WINDOW, layout.dim), dtype=layout.dtype)
-            windows[:, :CONTEXT], windows[:, CONTEXT] = (read(n) for read in readers)
+    with _opened(path) as archive:
+        blocks = [_blocks(archive, name, rows) for name in layout.names]
+        for context, target in zip(*blocks, strict=True):
+            parts, dtype = [context, target[:, None]], layout.dtype
+            windows = np.concatenate(parts, axis=1, dtype=dtype, casting="same_kind")
             yield windows.astype(np.float32, copy=False)
 
 
-def _reader(
-    handle: IO[bytes], shape: tuple[int, ...], fortran: bool, dtype: np.dtype
-) -> Callable[[int], np.ndarray]:
-    """Return a function that gives the next n rows of an array, after its header."""
-    if not fortran:
-        return lambda n: _read(handle, (n, *shape[1:]), dtype)
-    rows = iter(np.asarray(_read(handle, shape[::-1], dtype).T))
-    return lambda n: np.stack(list(islice(rows, n)))
-
-
-def _read(handle: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    size = dtype.itemsize * math.prod(shape)
-    data = handle.read(size)
-    if len(data) < size:
-        raise EOFError("its data end early")
-    return np.frombuffer(data, dtype=dtype).reshape(shape)
+def _blocks(archive: zipfile.ZipFile, name: str, rows: int) -> Iterator[np.ndarray]:
+    """Yield an array so many rows at a time; Fortran order has to be read at once."""
+    with archive.open(f"{name}.npy") as handle:
+        shape, fortran, dtype = _read_header(name, handle)
+        at_once, order = (shape[0], "F") if fortran else (rows, "C")
+        for start in range(0, shape[0], at_once):
+            part = (min(at_once, shape[0] - start), *shape[1:])
+            size = dtype.itemsize * math.prod(part)
+            data = handle.read(size)
+            if len(data) < size:
+                raise EOFError("its data end early")
+            block = np.frombuffer(data, dtype).reshape(part, order=order)
+            yield from np.split(block, range(rows, len(block), rows))
 
 
 def _scan(path: Path, layout: _Layout) -> tuple[np.ndarray, int, float]:

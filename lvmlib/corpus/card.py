@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import entropy
 
 from lvmlib import evaluation
 from lvmlib.files import one_line
@@ -34,26 +35,24 @@ def read_chunks(dataset: Dataset) -> list[str] | None:
 
     Raises DatasetError when the file is damaged or its rows are not the dataset's.
     """
-    path, lines = dataset.folder / "chunks.jsonl.gz", []
+    path, texts = dataset.folder / "chunks.jsonl.gz", []
     if not path.exists():
         return None
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             for line in map(json.loads, file):
-                lines.append((line["row"], line["text"]))
+                if line["row"] != len(texts) or not isinstance(line["text"], str):
+                    raise ValueError(f"found {str(line)[:40]}")
+                texts.append(line["text"])
+        if len(texts) != dataset.n:
+            raise EOFError("that is its end")
     except DAMAGE as error:
         raise DatasetError(
-            f"{path} is damaged after line {len(lines)} ({type(error).__name__}: "
-            f"{one_line(error)}), expected gzipped JSON with row and text a line: copy "
-            "it again from the source, or delete it, only the words are missing then."
+            f"{path} is damaged after line {len(texts)} ({type(error).__name__}: "
+            f"{one_line(error)}) or belongs to another dataset, expected gzipped JSON, "
+            f"rows 0 to {dataset.n - 1} in order, each with a text: copy it again from "
+            "the source, or delete it, only the words are missing then."
         ) from None
-    texts = [text for _, text in lines if isinstance(text, str)]
-    if [row for row, _ in lines] != list(range(dataset.n)) or len(texts) < len(lines):
-        raise DatasetError(
-            f"{path} has {len(lines)} lines that are not rows 0 to {dataset.n - 1} in "
-            "order, each with a text: it belongs to another dataset; delete it or copy "
-            "the right one."
-        )
     return texts
 
 
@@ -121,9 +120,8 @@ def cosine_by_lag(dataset: Dataset) -> pd.DataFrame:
         same = dataset.document_of(first) == dataset.document_of(second)
         keep = np.flatnonzero(same if lag else ~same)[:SAMPLED]
         if len(keep):
-            values = evaluation.cosine(
-                dataset.gather(first[keep]), dataset.gather(second[keep])
-            )
+            pairs = (dataset.gather(rows[keep]) for rows in (first, second))
+            values = evaluation.cosine(*pairs)
             low, high = np.percentile(values, [10, 90])
             table.append((lag, values.mean(), low, high, len(keep)))
     return pd.DataFrame(table, columns=["lag", "mean", "low", "high", "pairs"])
@@ -146,13 +144,11 @@ def geometry(dataset: Dataset) -> dict[str, float]:
     The effective rank is exp(entropy) of the normalised eigenvalues of the covariance
     (Roy & Vetterli 2007): D for an even cloud, 1 for a line.
     """
-    rows = _sample(np.arange(dataset.n), 10 * SAMPLED)
-    vectors = dataset.gather(np.sort(rows))
-    mean = vectors.mean(axis=0)
+    vectors = dataset.gather(_sample(np.arange(dataset.n), 10 * SAMPLED))
     values = np.linalg.eigvalsh(np.cov(vectors, rowvar=False))
-    share = values[values > 0] / values[values > 0].sum()
-    rank = float(np.exp(-(share * np.log(share)).sum()))
-    return {"mean_norm": float(np.linalg.norm(mean)), "effective_rank": rank}
+    rank = float(np.exp(entropy(values.clip(min=0))))
+    mean_norm = float(np.linalg.norm(vectors.mean(axis=0)))
+    return {"mean_norm": mean_norm, "effective_rank": rank}
 
 
 def duplicates(dataset: Dataset) -> pd.DataFrame:
@@ -167,7 +163,7 @@ def duplicates(dataset: Dataset) -> pd.DataFrame:
     }
     stored = np.array([hash(row.tobytes()) for row in dataset.vectors])
     table = []
-    pairs = [(name, "pool") for name in ("pool", "validation", "test")]
+    pairs = [(name, "pool") for name in parts]
     for first, second in [*pairs, ("test", "validation")]:
         own, other = stored[parts[first]], stored[parts[second]]
         if first == second:

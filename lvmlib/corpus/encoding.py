@@ -16,7 +16,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from lvmlib.files import atomic_path, read_json, write_json
+from lvmlib.files import atomic_path, one_line, read_json, write_json
 from lvmlib.gpu import resolve_precision
 from lvmlib.inference import resolve_device
 from lvmlib.names import unknown_name
@@ -71,12 +71,11 @@ class Encoder:
         tokens = np.minimum(self.count_tokens(texts), limit)
         budget = 1024 if device == "cpu" else 16384
         vectors = np.empty((len(texts), self.info["dim"]), dtype=np.float32)
-        order, start = np.argsort(-tokens, kind="stable"), 0
-        while start < len(order):
-            longest = max(1, int(tokens[order[start]]))
-            batch = order[start : start + max(1, budget // longest)]
+        order = np.argsort(-tokens, kind="stable")
+        while len(order):
+            longest = max(1, int(tokens[order[0]]))
+            batch, order = np.split(order, [max(1, budget // longest)])
             vectors[batch] = self._encode_batch([texts[row] for row in batch])
-            start += len(batch)
             if advance:
                 advance(len(batch))
         return vectors
@@ -127,9 +126,7 @@ def load_encoder(name: str = DEFAULT_ENCODER, precision: str = "auto") -> Encode
     weights = hashlib.sha256()
     for parameter in model.parameters():
         weights.update(parameter.detach().cpu().contiguous().numpy())
-    if precision == "auto":
-        native = resolve_precision(precision, where) == "bf16-mixed"
-        precision = "bf16-true" if native else "32-true"
+    precision = resolve_precision(precision, where).replace("mixed", "true")
     if precision == "bf16-true":
         model.bfloat16()
     info = {
@@ -182,7 +179,7 @@ def _load_model(name: str, device: torch.device) -> SentenceTransformer:
         if Path(name).exists():
             raise EncoderError(
                 f"{name} is not a sentence-transformers folder with safetensors "
-                f"({_reason(error)}): give another folder or a name on the hub."
+                f"({one_line(error)}): give another folder or a name on the hub."
             ) from None
     try:
         huggingface_hub.model_info(name, timeout=10)  # loading would retry for minutes
@@ -190,13 +187,9 @@ def _load_model(name: str, device: torch.device) -> SentenceTransformer:
     except Exception as error:  # of these, or the hub's HTTP library
         raise EncoderError(
             f"the encoder {name!r} is neither a folder nor in the local cache, and did "
-            f"not come from the Hugging Face hub ({_reason(error)}): check the name, "
+            f"not come from the Hugging Face hub ({one_line(error)}): check the name, "
             "connect, or give a local folder."
         ) from None
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [repr(error)])[0].rstrip(". ")
 
 
 def check_encoder(made_with: dict[str, Any], encoder: Encoder, where: Path) -> None:
@@ -279,7 +272,8 @@ def encode_chunks(
             digest = hashlib.sha256(json.dumps(part).encode()).hexdigest()
             paths.append(Path(shards) / f"{digest[:16]}.npy")
             tokens.append(encoder.count_tokens(part))
-            if _is_finished(paths[-1]):
+            with suppress(OSError, ValueError, EOFError):  # not there, or damaged since
+                np.load(paths[-1], mmap_mode="r")
                 bar.total -= len(part)
                 continue
             vectors = encoder.encode(part, bar.update).astype(np.float16)
@@ -288,14 +282,6 @@ def encode_chunks(
     lengths = np.concatenate(tokens)[rows]
     truncated = int((lengths > encoder.info["max_tokens"]).sum())
     return Encoded(paths, shard_size, rows, lengths, truncated)
-
-
-def _is_finished(shard: Path) -> bool:
-    try:
-        np.load(shard, mmap_mode="r")
-    except (OSError, ValueError, EOFError):  # not there, or damaged since
-        return False
-    return True
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +12,7 @@ import pandas as pd
 from lvmlib.corpus.writing import write_dataset
 from lvmlib.vectors import (
     EXAM_SEED,
+    VECTORS,
     Dataset,
     DatasetError,
     check_whole,
@@ -76,22 +76,22 @@ def join_datasets(
         if "role" not in dataset.documents:
             _hold_out(dataset.documents, held_out, exam_chunks)
     _check_fit(datasets)
-    shares = [share for _, share in parts]
-    taken = [
-        (dataset, _sample(dataset, share, seed))
-        for dataset, share in zip(datasets, shares, strict=True)
-    ]
+    taken, described = [], []
+    for dataset, (_, share) in zip(datasets, parts, strict=True):
+        members = _sample(dataset, share, seed)
+        taken.append((dataset, members))
+        part = {"name": dataset.info["name"], "sha256": dataset.sha256, "share": share}
+        vectors = len(document_rows(dataset, members))
+        described.append(part | {"documents": len(members), "vectors": vectors})
     documents = _join_documents(taken)
     info = {"name": name, "encoder": datasets[0].info["encoder"]}
     for key in ("source", "licence"):
         stated = [str(dataset.info.get(key, "not stated")) for dataset in datasets]
         info[key] = "; ".join(dict.fromkeys(stated))
     info["chunking"] = {d.info["name"]: d.info.get("chunking") for d in datasets}
-    info["join"] = {"seed": seed, "parts": _describe(taken, shares)}
-    dtype = min(
-        (dataset.vectors.dtype for dataset in datasets), key=lambda d: d.itemsize
-    )
-    return write_dataset(output, _gather(taken), documents, info, dtype.name)
+    info["join"] = {"seed": seed, "parts": described}
+    dtype = min((d.vectors.dtype.name for d in datasets), key=VECTORS.index)
+    return write_dataset(output, _gather(taken), documents, info, dtype)
 
 
 def _check_fit(datasets: list[Dataset]) -> None:
@@ -106,23 +106,19 @@ def _check_fit(datasets: list[Dataset]) -> None:
                 "leave it out if it is the same, else rename it in its dataset.json."
             )
         names.add(other.info["name"])
-        for what, ours, theirs in (
-            ("the encoder", _encoder(first), _encoder(other)),
-            ("the dimension", first.dim, other.dim),
-        ):
-            if ours != theirs:
-                raise DatasetError(
-                    f"{other.folder} has {what} {theirs}, but {first.folder} has "
-                    f"{ours}: encode one of them again, only vectors of one encoder "
-                    "can be joined."
-                )
-        if ("role" in first.documents) != ("role" in other.documents):
-            have, lack = (first, other) if "role" in first.documents else (other, first)
+        if _kind(other) != _kind(first):
             raise DatasetError(
-                f"{have.folder} gives its documents roles, but {lack.folder} does not: "
-                "name the shares to hold out, or add the column to its documents.csv "
-                "(pool, validation or test)."
+                f"{other.folder} has vectors of {_kind(other)}, but {first.folder} has "
+                f"those of {_kind(first)}: encode one of them again, only vectors of "
+                "one encoder can be joined."
             )
+    without = [dataset for dataset in datasets if "role" not in dataset.documents]
+    if 0 < len(without) < len(datasets):
+        raise DatasetError(
+            f"{without[0].folder} gives its documents no roles, but other parts do: "
+            "name the shares to hold out, or add the column to its documents.csv "
+            "(pool, validation or test)."
+        )
 
 
 def _hold_out(
@@ -132,15 +128,14 @@ def _hold_out(
     documents["role"] = draw_roles(len(documents), *held_out)
     room = (documents["stop"] - documents["start"] - exam_chunks).clip(lower=0)
     moved = np.random.default_rng(EXAM_SEED).integers(0, room.to_numpy() + 1)
-    start = documents["start"] + moved
-    of_test = documents["role"] == "test"
-    documents["start"] = documents["start"].where(~of_test, start)
-    shortened = np.minimum(documents["stop"], start + exam_chunks)
-    documents["stop"] = documents["stop"].where(~of_test, shortened)
+    test = documents["role"] == "test"
+    documents.loc[test, "start"] += moved[test]
+    shortened = documents["stop"].clip(upper=documents["start"] + exam_chunks)
+    documents.loc[test, "stop"] = shortened
 
 
-def _encoder(dataset: Dataset) -> str:
-    """Return an encoder's name without its owner, which a folder does not tell."""
+def _kind(dataset: Dataset) -> str:
+    """Return the encoder, without its owner, which a folder does not tell, and size."""
     encoder = dataset.info.get("encoder")
     name = encoder.get("name") if isinstance(encoder, dict) else encoder
     if not name:
@@ -148,7 +143,7 @@ def _encoder(dataset: Dataset) -> str:
             f"{dataset.folder / 'dataset.json'} names no encoder, so its vectors "
             'cannot be joined to others: add "encoder": {"name": ...}.'
         )
-    return name.rpartition("/")[2]
+    return f"{name.rpartition('/')[2]} ({dataset.dim} dimensions)"
 
 
 def _sample(dataset: Dataset, share: float, seed: int) -> np.ndarray:
@@ -173,21 +168,8 @@ def _join_documents(parts: list[Part]) -> pd.DataFrame:
     lengths = documents["stop"] - documents["start"]
     documents["stop"] = lengths.cumsum()
     documents["start"] = documents["stop"] - lengths
-    roles = ["role"] if "role" in documents else []
-    return documents[["document_id", "title", "start", "stop", *roles, "source"]]
-
-
-def _describe(parts: list[Part], shares: list[float]) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": dataset.info["name"],
-            "sha256": dataset.sha256,
-            "share": share,
-            "documents": len(members),
-            "vectors": len(document_rows(dataset, members)),
-        }
-        for (dataset, members), share in zip(parts, shares, strict=True)
-    ]
+    columns = ["document_id", "title", "start", "stop", "role", "source"]
+    return documents[[column for column in columns if column in documents]]
 
 
 def _gather(parts: list[Part]) -> Iterator[np.ndarray]:

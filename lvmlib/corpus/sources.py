@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import bz2
 import codecs
 import csv
-import gzip
 import html
 import io
 import json
 import re
 import sys
-import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,7 +27,7 @@ KINDS = (
     "array, .csv, .txt, .md (each also as .gz, .bz2 or .zst), .parquet, a folder of "
     "them, or a Hugging Face dataset (owner/name or owner/name:config)"
 )
-COMPRESSED = (".bz2", ".gz", ".zst")
+COMPRESSED = {".bz2": "bz2", ".gz": "gzip", ".zst": "zstd"}  # as pyarrow calls them
 MAX_RATIO = 200  # text inflates to ten times its size or so, a bomb to a thousand
 PIECE = 2**20  # bytes of a JSON array read at a time
 # Before an element of a JSON array, the first or another one.
@@ -45,12 +42,15 @@ class SourceError(ValueError):
     """A source of text that cannot be read."""
 
 
-class _NoColumns(SourceError):
+class _NoDocuments(SourceError):
     """Of a file without documents, which is passed over in a folder that has some."""
 
 
 def read_rows(
-    source: str, title_column: str = "title", text_column: str = "text"
+    source: str,
+    title_column: str = "title",
+    text_column: str = "text",
+    passed_over: list[str] | None = None,
 ) -> Iterator[Row]:
     """Yield id, title and text of each document of any source `read_articles` takes.
 
@@ -61,80 +61,56 @@ def read_rows(
     """
     path, columns = Path(source), {"title": title_column, "text": text_column}
     if path.is_dir():
-        for file in _files_to_read(path, columns):
-            yield from _read_file(file, columns)
+        yield from _read_folder(
+            path, columns, [] if passed_over is None else passed_over
+        )
     elif path.exists():
         yield from _read_file(path, columns)
-    elif HUGGING_FACE.fullmatch(source) and not _is_name_of_file(path):
+    elif HUGGING_FACE.fullmatch(source) and path.suffix not in COMPRESSED | _READERS:
         yield from _hugging_face(source, columns)
     else:
         raise SourceError(f"{source} is not there: give {KINDS}.")
 
 
-def unread_files(
-    source: str, title_column: str = "title", text_column: str = "text"
-) -> list[str]:
-    """Return the files of a folder that `read_rows` passes over.
+def _read_folder(
+    folder: Path, columns: dict[str, str], passed_over: list[str]
+) -> Iterator[Row]:
+    """Read a folder's files, hidden ones aside, in the order of their paths.
 
-    They are of no known kind, or have not these columns where other files can be read.
+    Those of no known kind or without documents are added to `passed_over`. If all are,
+    the first one of a known kind tells what it lacks.
     """
-    folder, columns = Path(source), {"title": title_column, "text": text_column}
-    files = _files(folder) if folder.is_dir() else []
-    unread = set(files) - set(_files_to_read(folder, columns))
-    return [str(f.relative_to(folder)) for f in files if f in unread]
-
-
-def _files_to_read(folder: Path, columns: dict[str, str]) -> list[Path]:
-    known = [file for file in _files(folder) if _reader(file)]
-    # If none has the columns, all: reading the first one tells which it lacks.
-    return [file for file in known if _has_columns(file, columns)] or known
-
-
-def _has_columns(path: Path, columns: dict[str, str]) -> bool:
-    """Return whether a file begins with a document, or is of a kind without columns."""
-    try:
-        return _reader(path) not in _WITH_COLUMNS or any(_read_file(path, columns))
-    except _NoColumns:
-        return False
-    except SourceError:
-        return True  # reading it tells what is wrong
-
-
-def _files(folder: Path) -> list[Path]:
-    """Return a folder's files, hidden ones aside, in the order of their paths."""
-    return [
-        file
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-        and not any(p.startswith(".") for p in file.relative_to(folder).parts)
-    ]
-
-
-def _is_name_of_file(path: Path) -> bool:
-    return path.suffix[1:] in _READERS or path.suffix in COMPRESSED
+    lacking, has_documents = None, False
+    for file in sorted(folder.rglob("*")):
+        name = file.relative_to(folder)
+        if not file.is_file() or any(part.startswith(".") for part in name.parts):
+            continue
+        rows = _read_file(file, columns)
+        try:
+            first = next(rows, None)
+        except _NoDocuments as error:
+            passed_over.append(str(name))
+            if _reader(file):
+                lacking = lacking or error
+            continue
+        if first:
+            has_documents = True
+            yield first
+            yield from rows
+    if lacking and not has_documents:
+        raise lacking
 
 
 def _read_file(path: Path, columns: dict[str, str]) -> Iterator[Row]:
     reader = _reader(path)
     if not reader:
-        raise SourceError(f"{path} is of no known kind: give {KINDS}.")
-    named = {"columns": columns} if reader in _WITH_COLUMNS else {}
+        raise _NoDocuments(f"{path} is of no known kind: give {KINDS}.")
     try:
-        yield from reader(path, **named)
-    except EOFError:
-        raise SourceError(
-            f"{path} is truncated, it ends before its compressed data does: fetch it "
-            "again."
-        ) from None
-    except ParseError as error:
-        raise SourceError(
-            f"{path} is no well-formed XML in UTF-8 ({one_line(error)}), it is "
-            "truncated or damaged: fetch it again."
-        ) from None
+        yield from reader(path, columns)
     except DAMAGE as error:
         raise SourceError(
-            f"{path} cannot be read, it is damaged or not what its name says "
-            f"({one_line(error)}): fetch or write it again."
+            f"{path} is truncated, not in UTF-8, damaged or not what its name says "
+            f"({one_line(error)}): fetch it again or write it anew."
         ) from None
 
 
@@ -142,24 +118,22 @@ def _reader(path: Path) -> Callable[..., Iterator[Row]] | None:
     """Find the reader by the name or by how the file begins; None: no known kind."""
     try:
         with _open(path) as file:
-            start = file.read(200).removeprefix(b"\xef\xbb\xbf").lstrip()
-    except (EOFError, *DAMAGE):
+            start = file.read(200).removeprefix(codecs.BOM_UTF8).lstrip()
+    except DAMAGE:
         start = b""  # reading it tells what is wrong
-    suffix = _bare(path).rpartition(".")[2].lower()
-    if suffix == "json" and start.startswith(b"["):
+    suffix = _bare(path).suffix.lower()
+    if suffix == ".json" and start.startswith(b"["):
         return _json_array
-    if suffix not in _READERS or suffix == "txt":
+    if suffix not in _READERS or suffix == ".txt":
         for beginning, kind in _BEGINNINGS.items():
             if start.startswith(beginning):
                 return kind
-    empty = _text_file if not start else None
-    return _READERS.get(suffix, empty)
+    return _READERS.get(suffix, None if start else _text_file)
 
 
-def _bare(path: Path) -> str:
-    """Return a file's name without the suffix of its compression."""
-    packed = path.suffix.lower() in COMPRESSED
-    return path.name.removesuffix(path.suffix) if packed else path.name
+def _bare(path: Path) -> Path:
+    """Return a file's path without the suffix of its compression."""
+    return path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
 
 
 def _check_inflation(path: Path, size: int) -> None:
@@ -172,37 +146,18 @@ def _check_inflation(path: Path, size: int) -> None:
         )
 
 
-class _Limited(io.RawIOBase):
-    """Reads a compressed file until that has inflated more than text does."""
-
-    def __init__(self, file: BinaryIO, path: Path):
-        self.file, self.path, self.read_so_far = file, path, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:
-        data = self.file.read(len(buffer))
-        self.read_so_far += len(data)
-        _check_inflation(self.path, self.read_so_far)
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        self.file.close()
-        super().close()
-
-
 def _open(path: Path) -> BinaryIO:
-    suffix = path.suffix.lower()
-    if suffix not in COMPRESSED:
-        return path.open("rb")
-    unpack = {".bz2": bz2.open, ".gz": gzip.open, ".zst": _open_zstandard}[suffix]
-    return io.BufferedReader(_Limited(unpack(path), path), PIECE)
+    """Open a file, unpacked, to be read until it has inflated more than text does."""
+    packing, read_so_far = COMPRESSED.get(path.suffix.lower()), 0
 
+    def check(data: pa.Buffer) -> pa.Buffer:
+        nonlocal read_so_far
+        read_so_far += len(data)
+        _check_inflation(path, read_so_far)
+        return data
 
-def _open_zstandard(path: Path) -> BinaryIO:
-    return pa.input_stream(path, compression="zstd")
+    unpacked = pa.input_stream(path, compression=packing)
+    return io.BufferedReader(pa.TransformInputStream(unpacked, check), PIECE)
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -220,12 +175,12 @@ def _lines(path: Path) -> Iterator[str]:
             offset += len(line)
 
 
-def _dump(path: Path) -> Iterator[Row]:
+def _dump(path: Path, _: dict[str, str]) -> Iterator[Row]:
     with _open(path) as file:
         yield from read_dump(file)
 
 
-def _wiki_extractor(path: Path) -> Iterator[Row]:
+def _wiki_extractor(path: Path, _: dict[str, str]) -> Iterator[Row]:
     head, body = None, []
     for number, line in enumerate(_lines(path), start=1):
         if start := DOC.match(line):
@@ -293,20 +248,16 @@ def _no_object(where: str, found: str, error: Exception | None = None) -> Source
     # A line "{" begins a file that is one object, a package.json for example.
     damaged = error is not None and found.strip() != "{"
     why = f" ({getattr(error, 'msg', error)})" if error else ""
-    return (SourceError if damaged else _NoColumns)(
+    return (SourceError if damaged else _NoDocuments)(
         f"{where}: expected a JSON object, found {found.strip()[:40]!r}{why}; write "
         "the documents as JSON Lines, an object a line, or as one array of objects."
     )
 
 
 def _text_pieces(path: Path) -> Iterator[str]:
-    """Yield a file's text a megabyte at a time; an error names the byte."""
-    decoder, offset = codecs.getincrementaldecoder("utf-8-sig")(), 0
     with _open(path) as file:
-        while data := file.read(PIECE):
-            yield decoder.decode(data)
-            offset += len(data)
-    decoder.decode(b"", final=True)
+        pieces = iter(lambda: file.read(PIECE), b"")
+        yield from codecs.iterdecode(pieces, "utf-8-sig")
 
 
 def _csv(path: Path, columns: dict[str, str]) -> Iterator[Row]:
@@ -330,7 +281,7 @@ def _parquet(path: Path, columns: dict[str, str]) -> Iterator[Row]:
         names = file.schema_arrow.names
         _check_columns(names, str(path), columns)
         wanted = [name for name in ("id", *columns.values()) if name in names]
-        groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))
+        groups = [file.metadata.row_group(n) for n in range(file.num_row_groups)]
         _check_inflation(path, sum(group.total_byte_size for group in groups))
         # One at a time: a value that the file holds once may stand in every row.
         read_so_far = 0
@@ -341,30 +292,25 @@ def _parquet(path: Path, columns: dict[str, str]) -> Iterator[Row]:
                 yield _row(row, str(path), columns)
 
 
-def _text_file(path: Path) -> Iterator[Row]:
-    yield "", _bare(path).removesuffix(".txt"), "".join(_lines(path))
+def _text_file(path: Path, _: dict[str, str]) -> Iterator[Row]:
+    yield "", _bare(path).stem, "".join(_lines(path))
 
 
-def _markdown(path: Path) -> Iterator[Row]:
+def _markdown(path: Path, _: dict[str, str]) -> Iterator[Row]:
     """Read the paragraphs and list items of Markdown, without code and tables."""
     page = BeautifulSoup(mistune.html("".join(_lines(path))), "html.parser")
     for dropped in page.find_all(["pre", "table", "script", "style"]):
         dropped.decompose()
     blocks = [b for b in page.find_all(["p", "li"]) if not b.find(["p", "li"])]
     text = "\n".join(" ".join(block.get_text().split()) for block in blocks)
-    yield "", _bare(path).removesuffix(".md"), text
+    yield "", _bare(path).stem, text
 
 
 def _hugging_face(source: str, columns: dict[str, str]) -> Iterator[Row]:
-    try:
-        from datasets import load_dataset  # large, and only this source needs it
-    except ImportError:
-        raise SourceError(
-            f"{source} is not a file here, and reading it from Hugging Face needs "
-            "another package: pip install datasets."
-        ) from None
     name, _, config = source.partition(":")
     try:
+        from datasets import load_dataset  # large, and only this source needs it
+
         for row in load_dataset(name, config or None, split="train", streaming=True):
             yield _row(row, source, columns)
     except SourceError:
@@ -372,7 +318,8 @@ def _hugging_face(source: str, columns: dict[str, str]) -> Iterator[Row]:
     except Exception as error:  # the hub's client passes on errors of many libraries
         raise SourceError(
             f"{source} is not a file here and cannot be streamed from Hugging Face "
-            f"({one_line(error)}): check its name, its config and the network."
+            f"({one_line(error)}): check its name, its config and the network, and "
+            "that the package is there: pip install datasets."
         ) from error
 
 
@@ -384,17 +331,16 @@ def _row(row: Mapping[str, Any], where: str, columns: dict[str, str]) -> Row:
             f"{where} has a text that is {type(values[2]).__name__}, expected a string."
         )
     # JSON can hold half of a surrogate pair, which is no text: it becomes "?".
-    document_id, title, text = (
+    return tuple(
         "" if value is None else str(value).strip().encode(errors="replace").decode()
         for value in values
     )
-    return document_id, title, text
 
 
 def _check_columns(names: Collection[str], where: str, columns: dict[str, str]) -> None:
     missing = [name for name in columns.values() if name not in names]
     if missing:
-        raise _NoColumns(
+        raise _NoDocuments(
             f"{where} has no {' and no '.join(missing)}, only "
             f"{', '.join(names) or 'nothing'}: rename the columns, or name them by "
             "title_column and text_column."
@@ -402,17 +348,16 @@ def _check_columns(names: Collection[str], where: str, columns: dict[str, str]) 
 
 
 UNREADABLE = (ValueError, RecursionError)  # no JSON, or digits or depth without end
-DAMAGE = (csv.Error, pa.ArrowException, UnicodeDecodeError, zlib.error, OSError)
-DAMAGE += (RecursionError,)
+DAMAGE = (csv.Error, pa.ArrowException, ParseError, UnicodeDecodeError)
+DAMAGE += (OSError, RecursionError)
 _READERS = {
-    "xml": _dump,
-    "jsonl": _json_lines,
-    "json": _json_lines,
-    "csv": _csv,
-    "parquet": _parquet,
-    "txt": _text_file,
-    "md": _markdown,
+    ".xml": _dump,
+    ".jsonl": _json_lines,
+    ".json": _json_lines,
+    ".csv": _csv,
+    ".parquet": _parquet,
+    ".txt": _text_file,
+    ".md": _markdown,
 }
-_WITH_COLUMNS = (_json_lines, _json_array, _csv, _parquet)
 # WikiExtractor names its files wiki_00, Wikimedia its dumps …xml-p1p41242.bz2.
 _BEGINNINGS = {b"<doc ": _wiki_extractor, b'{"': _json_lines, b"<mediawiki": _dump}

@@ -34,6 +34,7 @@ def read_articles(
     max_documents: int = 0,
     title_column: str = "title",
     text_column: str = "text",
+    passed_over: list[str] | None = None,
 ) -> Iterator[Article]:
     """Yield the articles of a source, streamed: memory does not grow with its size.
 
@@ -56,6 +57,8 @@ def read_articles(
         Stop after this many articles; 0 reads all.
     title_column, text_column : str
         What these two columns are called.
+    passed_over : list, optional
+        Gets the names of a folder's files that are passed over.
 
     Yields
     ------
@@ -68,7 +71,7 @@ def read_articles(
         If the source is missing, damaged, of no known kind, or holds no text at all.
     """
     has_text = False
-    rows = read_rows(str(source), title_column, text_column)
+    rows = read_rows(str(source), title_column, text_column, passed_over)
     rows = islice(rows, max_documents or None)
     for number, (document_id, title, text) in enumerate(rows, start=1):
         article = Article(document_id or str(number), title, tuple(_paragraphs(text)))

@@ -5,19 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from typing import BinaryIO
-from xml.etree.ElementTree import Element, iterparse
+from xml.etree.ElementTree import iterparse
 
 import mwparserfromhell
 from mwparserfromhell.nodes import ExternalLink, HTMLEntity, Tag, Text, Wikilink
 from mwparserfromhell.wikicode import Wikicode
 
-# Tags whose content reads as text. Of all others (references, tables, galleries,
-# formulas, listings) nothing stays.
-INLINE = re.compile(
-    "abbr|b|big|cite|code|dfn|em|font|i|ins|kbd|nowiki|q|samp|small|span|strong|sub|"
-    "sup|tt|u|var"
-)
-BLOCK = re.compile("blockquote|center|div|onlyinclude|p|poem|section")
+# Tags whose content reads as text, and what surrounds it. Of all others (references,
+# tables, galleries, formulas, listings) nothing stays.
+INLINE = "abbr b big cite code dfn em font i ins kbd nowiki q samp small span strong"
+INLINE += " sub sup tt u var"
+BLOCK = "blockquote center div onlyinclude p poem section"
+AROUND = dict.fromkeys(INLINE.split(), "") | dict.fromkeys(BLOCK.split(), "\n\n")
 LIST_MARKS = frozenset("*#;:")
 # Namespaces whose links show no words; a dump's own language adds its names for them.
 FILE, CATEGORY = "6", "14"
@@ -58,17 +57,13 @@ def read_dump(file: BinaryIO) -> Iterator[tuple[str, str, str]]:
         if tag == "namespace" and element.get("key") in (FILE, CATEGORY):
             silent.add((element.text or "").lower())
         if tag == "page":
-            if _is_article(element):
+            in_main = element.findtext("{*}ns", "0") == "0"
+            if in_main and element.find("{*}redirect") is None:
                 title = element.findtext("{*}title", "")
                 wikitext = [t.text for t in element.findall("{*}revision/{*}text")]
                 text = prose((wikitext or [""])[-1] or "", frozenset(silent))
                 yield element.findtext("{*}id", ""), title, text
             root.clear()
-
-
-def _is_article(page: Element) -> bool:
-    in_main = page.findtext("{*}ns", "0") == "0"
-    return in_main and page.find("{*}redirect") is None
 
 
 def prose(wikitext: str, silent: frozenset[str] = SILENT) -> str:
@@ -106,12 +101,10 @@ def _pieces(code: Wikicode, silent: frozenset[str]) -> Iterator[str]:
                 name = str(node.tag).strip().lower()
                 if name == "br":
                     yield " "
-                elif INLINE.fullmatch(name):
+                elif name in AROUND:
+                    yield AROUND[name]
                     yield from _pieces(node.contents, silent)
-                elif BLOCK.fullmatch(name):
-                    yield "\n\n"
-                    yield from _pieces(node.contents, silent)
-                    yield "\n\n"
+                    yield AROUND[name]
 
 
 def _is_silent(link: Wikilink, silent: frozenset[str]) -> bool:
