@@ -267,7 +267,7 @@ def repeated(table: pd.DataFrame) -> pd.Series:
 
 
 def widths(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the trained runs of amn's widths, of each width's rates the best one.
+    """Return the trained runs of amn's widths, of each width's recipes the best one.
 
     By validation cosine, for each way to begin, size and seed by itself. Added columns:
     `width` (of the MLP; 512 as published), `start` ("head start", "random weights").
