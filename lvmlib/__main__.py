@@ -13,6 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lvmlib.files import read_json
+from lvmlib.publish import restore_runs
 from lvmlib.records import is_whole
 from lvmlib.results import missing_runs
 from lvmlib.study import PlannedRun, Study, read_study
@@ -23,8 +24,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="lvmlib", description=__doc__)
     parser.add_argument("study", help="name of a file in parameters/, or its path")
     parser.add_argument("--dataset", default="", help="another dataset folder")
-    cores = {"type": int, "default": os.cpu_count(), "help": "all unless told"}
-    parser.add_argument("--cores", **cores)
+    parser.add_argument("--cores", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
     try:
         study = read_study(arguments.study, arguments.dataset)
@@ -33,22 +33,22 @@ def main() -> int:
     forget_useless(study)
     study.write_plan()
     report = Path("reports") / study.name
-    restore(study, report / "runs")
-    index = report / "index.html"
+    index, published = report / "index.html", report / "runs"
+    restored = restore_runs(study, published)
+    if restored:
+        print(f"{study.name}: {restored} finished runs are taken from {published}")
     log = study.folder / "snakemake.log"
-    log.write_text("")
     # Also when the environment was not activated: its tools are found beside Python.
-    os.environ["PATH"] = (
-        f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    )
+    tools = Path(sys.executable).parent
+    os.environ["PATH"] = f"{tools}{os.pathsep}{os.environ['PATH']}"
     snakemake = ["snakemake", "--cores", str(arguments.cores), "--keep-going"]
     # What a kill or a power cut leaves behind must not stop the next start: runs write
     # atomically and go on from their checkpoints.
     snakemake += ["--rerun-incomplete", "--nolock", "--config"]
     snakemake += [f"study={arguments.study}", f"dataset={arguments.dataset}", "--"]
 
-    if not all(run.is_done for run in study.runs):
-        with log.open("a") as file:
+    with log.open("w") as file:
+        if not all(run.is_done for run in study.runs):
             runs = subprocess.Popen([*snakemake, "runs"], stdout=file, stderr=file)
             try:
                 watch(study, runs)
@@ -56,7 +56,6 @@ def main() -> int:
                 runs.wait()  # Snakemake got the same signal and stops its runs
                 print("\nstopped; the same command goes on from here.", file=sys.stderr)
                 return 130
-    with log.open("a") as file:
         render = subprocess.run([*snakemake, "report"], stdout=file, stderr=file)
     missing = missing_runs(study.folder)
     for run in missing.itertuples():
@@ -68,17 +67,6 @@ def main() -> int:
         print(f"{study.name}: all {len(study.runs)} runs and pages are up to date.")
     print(index)
     return 1 if len(missing) else 0
-
-
-def restore(study: Study, published: Path) -> None:
-    """Take over the finished runs that the repository has."""
-    if published.exists():
-        # Not at the top: it imports what draws figures, which takes a second.
-        from lvmlib.publish import restore_runs
-
-        restored = restore_runs(study, published)
-        if restored:
-            print(f"{study.name}: {restored} finished runs are taken from {published}")
 
 
 def forget_useless(study: Study) -> None:

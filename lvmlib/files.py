@@ -56,23 +56,17 @@ def _temporary(path: Path) -> Path:
     ours = f".{path.name}.{platform.node()}."
     for left in path.parent.glob(f"{glob.escape(ours)}*.tmp"):
         number = left.name.removeprefix(ours).removesuffix(".tmp")
-        with suppress(OSError):  # gone already, or not ours to remove
-            if not number.isdigit() or _is_alive(int(number)):
-                continue
-            _remove(left)
+        # No process's number, one gone already, or not ours to ask or remove.
+        with suppress(ValueError, OverflowError, OSError):
+            try:
+                os.kill(int(number), 0)  # sends nothing
+            except ProcessLookupError:
+                _remove(left)
     return path.with_name(f"{ours}{os.getpid()}.tmp")
 
 
 def _remove(path: Path) -> None:
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)  # sends nothing
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def write_json(path: str | Path, content: dict[str, Any]) -> None:
@@ -104,9 +98,7 @@ def copy_file(source: str | Path, target: str | Path) -> None:
 
 def runs_root() -> Path:
     """Return $LVM_RUNS, else runs/ in the project (or the current) folder."""
-    if os.environ.get("LVM_RUNS"):
-        return Path(os.environ["LVM_RUNS"])
-    return project_folder() / "runs"
+    return Path(os.environ.get("LVM_RUNS") or project_folder() / "runs")
 
 
 def project_folder() -> Path:

@@ -22,13 +22,12 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     """Turn "auto" into bf16-mixed where the hardware multiplies bfloat16 natively."""
     if precision != "auto":
         return precision
+    native = False
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":
         can = torch.cpu.get_capabilities()
         native = can.get("avx512_bf16", False) or can.get("amx_bf16", False)
-    else:
-        native = False
     return "bf16-mixed" if native else "32-true"
 
 

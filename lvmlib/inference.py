@@ -24,21 +24,14 @@ def resolve_device(device: str = "auto") -> torch.device:
         For a name other than auto, cpu, cuda and mps, or a device that this machine
         lacks.
     """
-    present = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    usable = [name for name, there in present.items() if there]
+    there = {"cuda": torch.cuda.is_available(), "cpu": True}
+    there["mps"] = torch.backends.mps.is_available()
     if device == "auto":
-        return torch.device(usable[0])
-    if device not in present:
-        raise unknown_name("device", device, ["auto", *present])
-    if device not in usable:
-        raise ValueError(
-            f"Device {device!r} is not available on this machine; choose auto or "
-            f"{', '.join(usable)}."
-        )
+        device = next(name for name in ("cuda", "mps", "cpu") if there[name])
+    if device not in there:
+        raise unknown_name("device", device, ["auto", *there])
+    if not there[device]:
+        raise ValueError(f"Device {device!r} is not available here: choose auto.")
     return torch.device(device)
 
 
@@ -95,18 +88,14 @@ def predict(
     unit = (context / norm).float()
     context = torch.where((norm - 1).abs() <= NORM_TOLERANCE, context.float(), unit)
     windows = context if context.ndim == 3 else context[None]
-    found = np.empty((len(windows), dim), np.float32)
-    place = next(model.parameters()).device
-    target = resolve_device(device)
+    place, target = next(model.parameters()).device, resolve_device(device)
     with evaluation_mode(model), torch.inference_mode():
         try:
             model.to(target)
-            for start in range(0, len(windows), BLOCK):
-                block = windows[start : start + BLOCK].to(target, torch.float32)
-                raw = model(block)
-                found[start : start + BLOCK] = functional.normalize(raw, dim=-1).cpu()
+            raw = torch.cat([model(block.to(target)) for block in windows.split(BLOCK)])
         finally:
             model.to(place)
+    found = functional.normalize(raw.float(), dim=-1).cpu().numpy()
     return found if context.ndim == 3 else found[0]
 
 

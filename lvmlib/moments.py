@@ -156,15 +156,14 @@ class Moments:
         search λ.
         """
         features, dim = self.means[:-1].size, self.means.shape[1]
-        if len(self.windows) < features:
+        dual = len(self.windows) < features
+        if dual:
             x, y, matrix = self.dual
             rest = y - np.einsum("c,wcd->wd", start, x.reshape(len(x), -1, dim))
-            left = x
         else:
             matrix, right = self.gram
             blocks = matrix.reshape(features, -1, dim)
             rest = right - np.einsum("c,fcd->fd", start, blocks)
-            left = None
         # Never zero, so that a single window or constant vectors have a solution.
         penalty = 10**exponent * max(float(np.trace(matrix)) / features, 1e-12)
         matrix = matrix.astype(dtype)
@@ -173,15 +172,15 @@ class Moments:
         factor = cholesky(matrix.T, overwrite_a=True, check_finite=False)
         found = cho_solve((factor, False), rest.astype(dtype), check_finite=False)
         change = found.astype(np.float32)
-        change = change if left is None else left.T @ change
+        change = x.T @ change if dual else change
         if exponent not in self.freedom:  # tr M (M + λ)⁻¹, for M = XᵀX or XXᵀ
             inverse, _ = get_lapack_funcs("trtri", (factor,))(factor, overwrite_c=True)
             lost = penalty * np.vdot(inverse.T, inverse.T)
             self.freedom[exponent] = len(matrix) - float(lost)
-        if left is None:  # Δᵀ XᵀX Δ = Δᵀ (rest − λ Δ)
-            residual = self._rest(start) - (found * (rest + penalty * found)).sum()
-        else:
+        if dual:
             residual = penalty**2 * np.square(found).sum()
+        else:  # Δᵀ XᵀX Δ = Δᵀ (rest − λ Δ)
+            residual = self._rest(start) - (found * (rest + penalty * found)).sum()
         windows = len(self.windows)
         gcv = windows * residual / max(windows - self.freedom[exponent], 1e-9) ** 2
         return Solution(change, penalty, float(gcv))

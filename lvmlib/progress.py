@@ -29,7 +29,7 @@ class Progress:
 
     def update(self, step: int) -> None:
         """Move to `step`; cheap enough for every update."""
-        self.bar.update(step - self.bar.n if not self.bar.disable else 0)
+        self.bar.update(step - self.bar.n)
         if time.monotonic() - self.written > 1:
             self._write(step)
 

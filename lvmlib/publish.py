@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 import nbformat
 import pandas as pd
+import papermill
 from jinja2 import Environment, PackageLoader
 
 from lvmlib.files import (
@@ -164,20 +165,17 @@ def model_card(
     use, encoder : str
         Of a model that ships: what `load_pretrained` calls it, whose vectors it reads.
     """
-    times = latency()["latency_ms"]
-    first = runs.iloc[0]
-    started = first.get("head_start", "none") not in ("none", None)
-    kind = first.get("kind")
-    kind = kind if isinstance(kind, str) else "ridge_to_weights"
-    name = first["entry"] if first["steps"] else kind
-    with_mean = str(first.get("running_mean")) == "True"  # missing in older runs
-    told = told_apart(report / "apart.parquet").get((name, with_mean, first["size"]))
-    template = Environment(
-        loader=PackageLoader("lvmlib.show", "template"), trim_blocks=True
-    )
+    info, entry = load_run(runs["folder"].iloc[0]).info, runs["entry"].iloc[0]
+    recipe = info["parameters"]  # that of an older run lacks what came later
+    kind = recipe.get("kind", "ridge_to_weights")
+    read = entry if info["steps"] else kind, recipe.get("running_mean", False)
+    told = told_apart(report / "apart.parquet").get((*read, recipe["size"]))
+    started = recipe.get("head_start", "none") != "none"
+    loader = PackageLoader("lvmlib.show", "template")
+    template = Environment(loader=loader, trim_blocks=True)
     template.filters |= {"interval": interval, "signed": signed}
     return template.get_template("card.md.j2").render(
-        first=load_run(runs["folder"].iloc[0]).info,
+        first=info,
         runs=runs,
         use=use,
         encoder=encoder,
@@ -193,7 +191,7 @@ def model_card(
             if f"baseline_{name}_cosine" in runs and name != kind
         },
         # Of the published architecture alone: nothing else was measured.
-        latency=None if started else times.get(runs["entry"].iloc[0]),
+        latency=None if started else latency()["latency_ms"].get(entry),
     )
 
 
@@ -267,15 +265,8 @@ def render(report: Path, study: Path) -> None:
     answer = study_answer(study)
     names = [answer, *study_pages(study)]
     pages = [["index.html", "Answer"]] + [[f"{n}.html", n.title()] for n in names[1:]]
-    given = {"study": study}
-    others = {"reported": report.parent / "as_reported" / "runs"}
-    others["plan"] = report / "PLAN.md"
-    given |= {name: path for name, path in others.items() if path.exists()}
-    # As seen from here where they lie here: no page names this machine's folders.
-    here = Path.cwd()
-    for name, path in given.items():
-        whole = path.resolve()
-        given[name] = whole.relative_to(here) if whole.is_relative_to(here) else whole
+    given = {"study": study, "plan": report / "PLAN.md"}
+    given["reported"] = report.parent / "as_reported" / "runs"
     with tempfile.TemporaryDirectory() as folder:
         made = {name: Path(folder) / f"{name}.ipynb" for name in names}
         with ThreadPoolExecutor(2) as pool:
@@ -322,21 +313,19 @@ def render_front(reports: Path) -> None:
 
 def _execute(name: str, target: Path, given: dict[str, Path]) -> None:
     source = project_folder() / "notebooks" / f"{name}.ipynb"
-    known = re.findall(r"^(\w+): str", _parameters_cell(source), flags=re.MULTILINE)
     command = ["papermill", "--no-progress-bar", "-k", "python3", source, target]
-    for key in [name for name in known if name in given]:
-        command += ["-p", key, given[key]]
+    for key in papermill.inspect_notebook(source):
+        if key in given and given[key].exists():
+            # As seen from here where it lies here: no page names a machine's folders.
+            path, here = given[key].resolve(), Path.cwd()
+            seen = path.relative_to(here) if path.is_relative_to(here) else path
+            command += ["-p", key, seen]
     threads = os.environ | {"OMP_NUM_THREADS": "1"}  # two run side by side
     done = subprocess.run(
         [str(word) for word in command], capture_output=True, text=True, env=threads
     )
     if done.returncode:
         sys.exit(f"error: notebooks/{name}.ipynb failed\n{done.stderr[-3000:]}")
-
-
-def _parameters_cell(notebook: Path) -> str:
-    cells = nbformat.read(notebook, as_version=4).cells
-    return next(c.source for c in cells if "parameters" in c.metadata.get("tags", []))
 
 
 def _tagged_outputs(notebook: Path) -> dict[str, dict]:

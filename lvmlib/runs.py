@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import re
 import resource
 import shlex
 import subprocess
@@ -29,14 +30,7 @@ from lvmlib.gpu import resolve_precision
 from lvmlib.inference import predict_windows, resolve_device
 from lvmlib.models import build_model, count_parameters
 from lvmlib.recipe import Settings, total_steps
-from lvmlib.records import (
-    Run,
-    RunError,
-    checksums,
-    is_whole,
-    load_run,
-    training_status,
-)
+from lvmlib.records import Run, RunError, checksums, is_whole, load_run, training_status
 from lvmlib.start import Started
 from lvmlib.training import train
 from lvmlib.vectors import Dataset, Split
@@ -44,20 +38,31 @@ from lvmlib.vectors import Dataset, Split
 PACKAGES = ("torch", "lightning-fabric", "numpy", "scipy", "pandas")
 
 
+def _of_model(settings: Settings, dim: int) -> dict[str, Any]:
+    """Return what decides an untrained model."""
+    return {
+        "architecture": settings.architecture,
+        "options": {"dim": dim, "context": settings.reads} | settings.options,
+        "scale": settings.recipe.scale,
+        "head_start": settings.recipe.head_start,
+        "start": settings.recipe.start,
+        "seed": settings.seed,
+    }
+
+
 def new_model(settings: Settings, dim: int) -> nn.Module:
     """Build the untrained model of a run; the seed decides its weights.
 
     What dropout draws later goes on from where the weights' random numbers ended, so
-    the model keeps that state for `run`.
+    the model keeps that state for `run`, and what it was built for.
     """
     torch.manual_seed(settings.seed)
-    sizes = {"dim": dim, "context": settings.reads}
-    model = build_model(settings.architecture, **sizes, **settings.options)
-    recipe = settings.recipe
+    built, recipe = _of_model(settings, dim), settings.recipe
+    model = build_model(settings.architecture, **built["options"])
     if recipe.scale or recipe.head_start != "none":
         model = Started(model, recipe.scale, recipe.head_start, recipe.start)
     model.running_mean = settings.running_mean
-    model.untrained = settings.seed, torch.get_rng_state()
+    model.built, model.random_state = built, torch.get_rng_state()
     return model
 
 
@@ -80,17 +85,8 @@ def run(settings: Settings, model: nn.Module, dataset: Dataset, split: Split) ->
         on another dataset.
     """
     started = time.monotonic()
-    sizes = {"dim": dataset.dim, "context": settings.reads}
-    expected = {
-        "architecture": settings.architecture,
-        "options": sizes | settings.options,
-        "scale": settings.recipe.scale,
-        "head_start": settings.recipe.head_start,
-    }
-    if settings.recipe.head_start != "none":
-        expected["start_kind"] = settings.recipe.start
-    found = {"scale": False, "head_start": "none"} | vars(model)
-    for key, value in expected.items():
+    found = vars(model).get("built", {})
+    for key, value in _of_model(settings, dataset.dim).items():
         if found.get(key) != value:
             raise RunError(
                 f"the model's {key} is {found.get(key)}, but the settings ask for "
@@ -102,26 +98,22 @@ def run(settings: Settings, model: nn.Module, dataset: Dataset, split: Split) ->
     if done:
         return done
     _check_split(settings, dataset, split)
-    seed, random_state = vars(model).pop("untrained", (None, None))
-    if seed != settings.seed:
-        raise RunError(
-            "the model has been trained already, or is not of seed "
-            f"{settings.seed}: build another by new_model."
-        )
-    torch.manual_seed(seed)  # on all devices
+    random_state = vars(model).pop("random_state", None)
+    if random_state is None:
+        raise RunError("the model has been trained already: build another one.")
+    torch.manual_seed(settings.seed)  # on all devices
     torch.set_rng_state(random_state)
     # Asked before training: a folder that cannot be written must not cost hours.
     write_json(folder / f"recipe-{identity}.json", settings.parameters())
     (folder / "run.json").unlink(missing_ok=True)  # of a recipe that has changed
-    history = train(
-        model, dataset, split, settings.recipe, settings.seed, folder, identity
-    )
+    recipe = settings.recipe
+    history = train(model, dataset, split, recipe, settings.seed, folder, identity)
     scores, results = assess(model, dataset, split)
     with atomic_path(folder / "test.parquet") as temporary:
         scores.to_parquet(temporary, index=False)
     info = _describe(settings, dataset, split, model, history) | results
     # Another loss than one of nearness may leave a constant's cosine behind on purpose.
-    near = settings.recipe.judge == "validation_cosine"
+    near = recipe.judge == "validation_cosine"
     level = results["training_mean_cosine"] if near else -1.0
     info["status"] = training_status(history, level)
     info["checksums"] = checksums(folder)
@@ -248,9 +240,8 @@ def processor_name(device: torch.device | None = None) -> str:
         return torch.cuda.get_device_name(device)
     model = platform.processor() or platform.machine()
     with suppress(OSError):  # only Linux has this file
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        names = [line for line in lines if line.startswith("model name")]
-        model = names[0].partition(":")[2].strip() if names else model
+        found = re.search(r"\nmodel name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+        model = found[1] if found else model
     return f"{model}, {torch.backends.cpu.get_cpu_capability()}"
 
 

@@ -57,8 +57,9 @@ class Started(nn.Module):
             )
         self.network = network
         self.architecture, self.options = network.architecture, network.options
-        self.scale, self.head_start, self.start_kind = scale, head_start, kind
+        self.scale, self.head_start = scale, head_start
         self.root = math.sqrt(self.options["dim"])
+        self.factor = self.root if scale else 1.0  # of the vectors that it reads
         self.start = None
         if head_start != "none":
             sizes = {key: self.options[key] for key in ("dim", "context")}
@@ -70,13 +71,12 @@ class Started(nn.Module):
 
     def forward(self, context: torch.Tensor) -> torch.Tensor:
         """Map context (B, T, D) to raw predictions (B, D)."""
-        raw = self.network(context * self.root if self.scale else context) / self.root
+        raw = self.network(context * self.factor) / self.root
         return raw if self.start is None else raw + self.start(context)
 
     def at_every_position(self, context: torch.Tensor) -> torch.Tensor:
         """Map context (B, T, D) to what follows each of its positions, (B, T, D)."""
-        scaled = context * self.root if self.scale else context
-        return self.network.at_every_position(scaled) / self.root
+        return self.network.at_every_position(context * self.factor) / self.root
 
     def fit(self, dataset: Dataset, split: Split) -> None:
         """Fit the linear model; what the network gives at the start is taken off it."""
@@ -96,6 +96,4 @@ def inside(model: nn.Module) -> tuple[nn.Module, float]:
 
     For a model without scale and head start that is the model, and 1.
     """
-    if not isinstance(model, Started):
-        return model, 1.0
-    return model.network, model.root if model.scale else 1.0
+    return (model.network, model.factor) if isinstance(model, Started) else (model, 1.0)

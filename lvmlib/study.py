@@ -32,10 +32,8 @@ EXPECTED = {str: "text", int: "a whole number", list: "a list"}
 EXPECTED[dict] = "names with values"
 GRID = ("sizes", "arms")  # what an entry may have of its own beside parameters
 # For GLIBC_TUNABLES, in the Snakefile: malloc keeps what is freed, in huge pages.
-HUGE_PAGES = ":".join(
-    f"glibc.malloc.{name}"
-    for name in ("hugetlb=1", "trim_threshold=4000000000", "mmap_threshold=4000000000")
-)
+HUGE_PAGES = "glibc.malloc.hugetlb=1:glibc.malloc.trim_threshold=4000000000"
+HUGE_PAGES += ":glibc.malloc.mmap_threshold=4000000000"
 ONE_ARM = {"epochs": None}
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # of an entry, an arm, a study
 
@@ -144,9 +142,9 @@ def read_study(name: str, dataset: str = "") -> Study:
     shared |= content.get("recipe") or {}
     try:
         runs = [
-            _plan(path.stem, folder, opened.sha256, entry, shared | parameters, *cell)
-            for entry, own in content["architectures"].items()
-            for parameters, *cell in _grid(content, _names(entry, own))
+            _plan(path.stem, entry, shared | parameters, own, opened.sha256)
+            for entry, of_entry in content["architectures"].items()
+            for parameters, own in _grid(content, folder, _names(entry, of_entry))
         ]
         labels = [run.label for run in runs]
         for label in labels:
@@ -183,9 +181,7 @@ class _Loader(yaml.SafeLoader):
 def yaml_path(name: str) -> Path:
     """Return where a study is written: parameters/<name>.yaml, or the file `name`."""
     path = Path(name)
-    if path.suffix in (".yaml", ".yml"):
-        return path
-    return Path("parameters") / f"{name}.yaml"
+    return path if path.suffix in (".yaml", ".yml") else Path(f"parameters/{name}.yaml")
 
 
 def read_yaml(name: str) -> dict[str, Any]:
@@ -210,9 +206,8 @@ def read_yaml(name: str) -> dict[str, Any]:
             )
     if content.get("threads") is not None and content["threads"] < 1:
         raise ParameterError(f"{path}: threads is {content['threads']}, expected >= 1.")
-    notebooks = sorted(
-        file.stem for file in (project_folder() / "notebooks").glob("*.ipynb")
-    )
+    folder = project_folder() / "notebooks"
+    notebooks = sorted(file.stem for file in folder.glob("*.ipynb"))
     answer = content.get("answer") or "summary"
     # Else told when all runs are done.
     for page in [answer, *(content.get("pages") or [])]:
@@ -228,16 +223,16 @@ def _names(what: str, value: Any) -> dict[str, Any]:
 
 
 def _grid(
-    content: dict[str, Any], own: dict[str, Any]
-) -> Iterator[tuple[dict[str, Any], int, str, int]]:
-    """Yield parameters, size, arm and seed of each of an entry's runs.
+    content: dict[str, Any], dataset: str, of_entry: dict[str, Any]
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yield parameters, and dataset, size, arm and seed, of each of an entry's runs.
 
     An arm's own `sizes` come before the entry's, and those before the study's;
     so do its parameters.
     """
-    arms = _names("arms", own.get("arms")) or content.get("arms") or ONE_ARM
+    arms = _names("arms", of_entry.get("arms")) or content.get("arms") or ONE_ARM
     for arm, of_arm in arms.items():
-        parameters = own | _names(arm, of_arm)
+        parameters = of_entry | _names(arm, of_arm)
         sizes = parameters.get("sizes") or content["sizes"]
         if isinstance(sizes, list) and not any(
             isinstance(s, list | dict) for s in sizes
@@ -249,50 +244,40 @@ def _grid(
             )
         parameters = {k: v for k, v in parameters.items() if k not in GRID}
         for size, seeds in sizes.items():
-            of_size = {}  # a size may have parameters of its own: {seeds: [0], …}
-            if isinstance(seeds, dict):
-                of_size = seeds
-                seeds = of_size.get("seeds", content["seeds"])
+            # A size may have parameters of its own: {seeds: [0], …}.
+            of_size = dict(seeds) if isinstance(seeds, dict) else {"seeds": seeds}
+            seeds = of_size.pop("seeds", content["seeds"])
             if not isinstance(seeds, list):
                 raise ValueError(
                     f"seeds at size {size} are {seeds!r}, expected a list such as [0]."
                 )
-            of_size = {k: v for k, v in of_size.items() if k != "seeds"}
             for seed in seeds:
-                yield parameters | of_size, size, arm, seed
+                own = {"dataset": dataset, "size": size, "seed": seed, "arm": arm}
+                yield parameters | of_size, own
 
 
 def _plan(
-    study: str,
-    dataset: str,
-    sha256: str,
-    entry: str,
-    parameters: dict[str, Any],
-    size: int,
-    arm: str,
-    seed: int,
+    study: str, entry: str, parameters: dict[str, Any], own: dict[str, Any], sha256: str
 ) -> PlannedRun:
-    for name in (study, entry, arm):
+    for name in (study, entry, own["arm"]):
         if not (isinstance(name, str) and NAME.fullmatch(name)):
             raise ValueError(
                 f"the name {name!r} would be a folder: use letters, digits, '.', '_' "
                 "and '-', the first no '-' or '.'."
             )
     root = runs_root() / study
-    folder = root / entry / str(size) / arm / f"seed{seed}"
+    folder = root / entry / str(own["size"]) / own["arm"] / f"seed{own['seed']}"
     if not folder.resolve().is_relative_to(root.resolve()):
         raise ValueError(
             f"{folder} leads out of {root} by a link, to {folder.resolve()}: what is "
             "there may be deleted, so remove the link, or set LVM_RUNS."
         )
-    own = {"dataset": dataset, "size": size, "seed": seed, "arm": arm}
-    own["run_dir"] = str(folder)
+    own = own | {"run_dir": str(folder)}
     for name in own.keys() & parameters.keys():
         raise ValueError(
             f"{name} is no parameter of a study's runs (found {parameters[name]!r}): "
             "say it under dataset, sizes, seeds or arms; LVM_RUNS says where runs are."
         )
     parameters = {"architecture": entry} | parameters | own
-    architecture = parameters.pop("architecture")
-    settings = make_settings(architecture, parameters)
+    settings = make_settings(parameters.pop("architecture"), parameters)
     return PlannedRun(entry, settings, settings.recipe_hash(sha256))

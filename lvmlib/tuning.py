@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import math
 import multiprocessing
-import os
 import shutil
 import signal
 import sys
@@ -49,33 +48,25 @@ def tune(name: str, dataset: str, entry: str, size: int) -> None:
         chosen = {key: suggest(trial, key, choice) for key, choice in space.items()}
         parameters = fixed | chosen | {"size": size, "seed": plan["seed"]}
         settings = make_settings(own["architecture"], parameters)
-        split = settings.split(data)
+        split, recipe = settings.split(data), settings.recipe
         folder = cell / str(trial.number)
         rows: list[dict[str, float]] = []
 
         def report(row: dict[str, float]) -> None:
             rows.append(row)
-            trial.report(row[settings.recipe.judge], len(rows))
+            trial.report(row[recipe.judge], len(rows))
             trial.set_user_attr("history", rows)
             if trial.should_prune():
                 raise optuna.TrialPruned
 
         model = new_model(settings, data.dim)
         try:
-            train(
-                model,
-                data,
-                split,
-                settings.recipe,
-                settings.seed,
-                folder,
-                after_epoch=report,
-            )
+            train(model, data, split, recipe, settings.seed, folder, after_epoch=report)
         except TrainingError:
             return -math.inf  # it diverged, which is an answer
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        return max(row[settings.recipe.judge] for row in rows)
+        return max(row[recipe.judge] for row in rows)
 
     study = open_study(cell)
     done = len(study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED)))
@@ -125,11 +116,10 @@ def trials_table(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
             rows = trial.user_attrs.get("history", [])
             if not trial.state.is_finished() or not rows:
                 continue
+            history = pd.DataFrame(rows)
             row = place | {"state": trial.state.name.lower()}
-            for judge in JUDGES:
-                if judge in rows[0]:
-                    row[judge] = max(epoch[judge] for epoch in rows)
-            row |= {"seconds": sum(row["seconds"] for row in rows)}
+            row |= dict(history.filter(JUDGES).max())
+            row["seconds"] = history["seconds"].sum()
             trials.append(row | trial.params)
             epochs += [place | row for row in rows]
     return pd.DataFrame(trials), pd.DataFrame(epochs)
@@ -145,8 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="lvmlib.tuning", description=__doc__)
     parser.add_argument("study", help="name of a file in parameters/")
     parser.add_argument("--dataset", default="", help="another dataset folder")
-    parser.add_argument("--only", default="", help="one entry, or an entry-size")
-    parser.add_argument("--cores", type=int, default=os.cpu_count())
+    parser.add_argument("--cores", type=int, help="all unless told")
     arguments = parser.parse_args()
     name, content = arguments.study, read_yaml(arguments.study)
     dataset = arguments.dataset or content.get("dataset", "")
@@ -158,7 +147,6 @@ def main() -> None:
         (name, dataset, entry, size)
         for entry, own in content["tuning"]["entries"].items()
         for size in own["sizes"]
-        if arguments.only in ("", entry, f"{entry}-{size}")
     ]
     # So that a kill takes the processes along, which would go on for hours.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -340,10 +340,7 @@ def exam_documents(dataset: Dataset) -> dict[str, np.ndarray]:
         If one of the three has fewer than two documents.
     """
     documents = dataset.documents
-    if "role" in documents:
-        roles = documents["role"].to_numpy()
-    else:
-        roles = draw_roles(len(documents))
+    roles = documents.get("role", draw_roles(len(documents)))
     parts = {role: np.flatnonzero(roles == role) for role in ROLES}
     for role, members in parts.items():
         if len(members) < 2:
@@ -477,8 +474,8 @@ def make_split(
         train = train[np.sort(order[held_out:])]
     rows = document_rows(dataset, parts["test"])
     split = Split(train, validation, cut_windows(dataset, rows, *how))
-    for part in ("train", "validation", "test"):
-        if not len(getattr(split, part)):
+    for part, windows in vars(split).items():
+        if not len(windows):
             raise DatasetError(
                 f"no {part} window of {context + 1} consecutive vectors is left at "
                 f"size {size:,}: use a larger size or longer documents."

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 import re
+import textwrap
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -122,10 +123,9 @@ def load_weights(path: str | Path) -> nn.Module:
             f"{found[:9]}, but its metadata state {stated[:9]}; fetch it again."
         )
     # Saved from inside DDP, from a compiled model, or both, in either order.
-    while prefix := next(
-        (p for p in WRAPPED if all(k.startswith(p) for k in state)), ""
-    ):
-        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    for prefix in (*WRAPPED, *WRAPPED):
+        if all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
     if "head_start" in metadata:
         state = {
             key if key.startswith("start.") else f"network.{key}": value
@@ -179,21 +179,12 @@ class _Inert:
 
 # What checkpoints often hold beside the weights: command-line arguments, paths, and
 # metrics as numpy numbers (under the names that older versions gave them, too).
-_BESIDE = [
-    "argparse.Namespace",
-    *(
-        f"{module}.{kind}"
-        for module in ("pathlib", "pathlib._local")
-        for kind in ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath")
-    ),
-    "numpy.dtype",
-    "numpy.ndarray",
-    *(
-        f"numpy.{core}.multiarray.{name}"
-        for core in ("core", "_core")
-        for name in ("scalar", "_reconstruct")
-    ),
-]
+_BESIDE = ["argparse.Namespace", "numpy.dtype", "numpy.ndarray"]
+for _core in ("numpy.core.multiarray", "numpy._core.multiarray"):
+    _BESIDE += [f"{_core}.scalar", f"{_core}._reconstruct"]
+for _module in ("pathlib", "pathlib._local"):
+    _BESIDE += [f"{_module}.{kind}" for kind in ("Path", "PosixPath", "WindowsPath")]
+    _BESIDE += [f"{_module}.PurePath", f"{_module}.PurePosixPath"]
 
 
 def _read_torch(path: Path) -> dict[str, torch.Tensor]:
@@ -203,7 +194,7 @@ def _read_torch(path: Path) -> dict[str, torch.Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can fail anywhere in the reader
         code = re.search(r"GLOBAL (\S+)", str(error))
-        if isinstance(error, pickle.UnpicklingError) and code:
+        if code:
             raise WeightsError(
                 f"{path} wants to run {code[1]} and was not loaded; ask for a file "
                 "that holds the state dict only."
@@ -241,12 +232,10 @@ def _build(
                 kind = "ridge_to_weights" if "start.matrix" in state else "weights"
                 model = Started(model, bool(scale), metadata["head_start"], kind)
             return model
-        model = _nearest(path, state)
+        model = _nearest(state)
         with suppress(KeyError):  # keys are missing: `_checked` names them
             return build_model(model.architecture, **model.sizes_of(state))
         return model
-    except WeightsError:
-        raise
     except (ValueError, TypeError, IndexError, RecursionError) as error:
         raise WeightsError(
             f"{path}: its metadata or shapes fit none of our models "
@@ -254,7 +243,7 @@ def _build(
         ) from error
 
 
-def _nearest(path: Path, state: dict[str, torch.Tensor]) -> nn.Module:
+def _nearest(state: dict[str, torch.Tensor]) -> nn.Module:
     """Build the usual model that shares the most keys with a file."""
 
     def overlap(model: nn.Module) -> float:
@@ -263,9 +252,9 @@ def _nearest(path: Path, state: dict[str, torch.Tensor]) -> nn.Module:
 
     nearest = max((build_model(name) for name in ARCHITECTURES), key=overlap)
     if overlap(nearest) == 0:
-        raise WeightsError(
-            f"{path} holds weights of none of {', '.join(ARCHITECTURES)}: its keys are "
-            f"{_listed(state)}."
+        raise ValueError(
+            f"keys {_listed(state)}; expected those of one of "
+            f"{', '.join(ARCHITECTURES)}"
         )
     return nearest
 
@@ -274,22 +263,17 @@ def _checked(
     path: Path, state: dict[str, torch.Tensor], model: nn.Module
 ) -> dict[str, torch.Tensor]:
     """Return the tensors as float32 once their keys, shapes and numbers are right."""
-    expected = model.state_dict().keys()
-    missing, unexpected = expected - state.keys(), state.keys() - expected
-    if missing or unexpected:
+    expected, given = (
+        {f"{key} {tuple(value.shape)}" for key, value in tensors.items()}
+        for tensors in (model.state_dict(), state)
+    )
+    if given != expected:
         raise WeightsError(
-            f"{path} is not a full {model.architecture}: missing keys "
-            f"{_listed(missing)}; unexpected keys {_listed(unexpected)}."
+            f"{path} is not a full {model.architecture} with {model.options}: missing "
+            f"{_listed(expected - given)}; unexpected {_listed(given - expected)}."
         )
     checked = {}
-    for key, expected in model.state_dict().items():
-        found = state[key]
-        if found.shape != expected.shape:
-            raise WeightsError(
-                f"{path}: {key} has shape {tuple(found.shape)}, but "
-                f"{model.architecture} with {model.options} has "
-                f"{tuple(expected.shape)}."
-            )
+    for key, found in state.items():
         if not found.is_floating_point() or found.layout is not torch.strided:
             raise WeightsError(
                 f"{path}: {key} is {found.dtype} ({found.layout}); expected dense "
@@ -304,9 +288,5 @@ def _checked(
     return checked
 
 
-def _listed(keys: Any, most: int = 6) -> str:
-    keys = sorted(keys)
-    if not keys:
-        return "none"
-    rest = f" and {len(keys) - most} more" if len(keys) > most else ""
-    return ", ".join(keys[:most]) + rest
+def _listed(names: Iterable[str]) -> str:
+    return textwrap.shorten(", ".join(sorted(names)) or "none", 300, placeholder=" …")

@@ -437,12 +437,13 @@ root = "/"
 """
     said = "`-p dataset /big/disk/wikipedia` of /big/disk/wikipedia-2, a/b, /, {}"
     said = said.format("http://host/big/disk/wikipedia")
-    page = export(
-        notebook(
-            new_code_cell(source, metadata={"tags": ["injected-parameters"]}),
-            new_code_cell("1", outputs=[display({"text/markdown": said})]),
-        )
+    nb = notebook(
+        new_code_cell(source, metadata={"tags": ["injected-parameters"]}),
+        new_code_cell("1", outputs=[display({"text/markdown": said})]),
     )
+    given = dict(re.findall('^(.+) = "(.+)"$', source, flags=re.MULTILINE))
+    nb.metadata["papermill"] = {"parameters": given}  # as papermill leaves it
+    page = export(nb)
     cell, output = page.main.pre.get_text(), page.select_one(".output").get_text()
     assert '"wikipedia"' in cell
     assert '"seed0/"' in cell

@@ -237,10 +237,10 @@ def test_a_model_is_trained_once_and_of_the_run_s_own_seed(done, tmp_path):
     settings = replace(done, run_dir=str(tmp_path / "run"))
     split = make_split(dataset, "controlled", 150)
     model = runs.new_model(replace(settings, seed=1), dataset.dim)
-    with pytest.raises(RunError, match="not of seed 0"):
+    with pytest.raises(RunError, match="seed is 1, but the settings ask for 0"):
         runs.run(settings, model, dataset, split)
     plain = build_model("amn", dim=dataset.dim, **OPTIONS)
-    with pytest.raises(RunError, match="build another by new_model"):
+    with pytest.raises(RunError, match="ask for amn: build it by new_model"):
         runs.run(settings, plain, dataset, split)
     model = runs.new_model(settings, dataset.dim)
     first = runs.run(settings, model, dataset, split)
@@ -257,7 +257,7 @@ def test_a_model_with_another_start_than_the_loss_asks_for_is_refused(done, tmp_
     settings = replace(done, run_dir=str(tmp_path / "run"), recipe=recipe)
     model = runs.new_model(settings, dataset.dim)
     asked = replace(settings, recipe=replace(recipe, loss="following"))
-    with pytest.raises(RunError, match="start_kind is ridge_to_weights"):
+    with pytest.raises(RunError, match="start is ridge_to_weights"):
         runs.run(asked, model, dataset, split)
 
 

@@ -207,8 +207,8 @@ def test_missing_and_unexpected_keys_are_named(state, tmp_path):
     torch.save(state, tmp_path / "w.pt")
     message = refusal(tmp_path / "w.pt")
     assert "amn" in message
-    assert "missing keys query_encoder.weight;" in message
-    assert "unexpected keys query_encoder.weights." in message
+    assert "missing query_encoder.weight (256, 8);" in message
+    assert "unexpected query_encoder.weights (256, 8)." in message
 
 
 def test_another_networks_file_is_refused(tmp_path):
@@ -216,12 +216,14 @@ def test_another_networks_file_is_refused(tmp_path):
     message = refusal(tmp_path / "w.pt")
     assert all(name in message for name in FIVE)
     assert "bias, weight" in message
+    save_file({}, tmp_path / "w.safetensors")
+    assert "keys none; expected" in refusal(tmp_path / "w.safetensors")
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda t: t[:, :-1], "has shape (256, 7), but amn with"),
+        (lambda t: t[:, :-1], "unexpected query_encoder.weight (256, 7)"),
         (lambda t: t.int(), "is torch.int32"),
         (lambda t: t.to(torch.complex64), "is torch.complex64"),
         (lambda t: t.to_sparse(), "torch.sparse_coo"),

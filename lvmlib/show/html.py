@@ -22,7 +22,7 @@ from nbconvert.exporters import HTMLExporter
 from nbconvert.filters import markdown_mistune as mistune
 from nbformat import NotebookNode
 from PIL import Image, ImageChops
-from traitlets import List, Unicode, default
+from traitlets import List, Unicode
 from traitlets.log import get_logger
 
 # "0.5", "12,345", "+0.01 [−0.02, 0.04]", "1e-05", "8.4 M": a number, perhaps a unit.
@@ -126,13 +126,8 @@ def tidy_table(page: BeautifulSoup, table: Tag) -> None:
             cell["data-label"] = head
     name = plain_text(table.caption) or "Table"
     stacked = " stacked" if len(heads) > 3 else ""
-    box = {
-        "class": "table" + stacked,
-        "role": "group",
-        "aria-label": name,
-        "tabindex": "0",
-    }
-    table.wrap(page.new_tag("div", attrs=box))
+    box = {"class": f"table{stacked}", "role": "group", "aria-label": name}
+    table.wrap(page.new_tag("div", attrs=box | {"tabindex": "0"}))
 
 
 PNG = "data:image/png;base64,"  # how an image inside the page begins
@@ -164,22 +159,19 @@ def fold_asides(page: BeautifulSoup) -> None:
     for text in page.main.select("section.setup, section.details"):
         if text.find_parent("details"):
             continue
-        kind = "setup" if "setup" in text["class"] else "details"
-        fold = page.new_tag(
-            "details", attrs={"class": "code" if kind == "setup" else kind}
-        )
+        setup = "setup" in text["class"]
+        fold = page.new_tag("details", attrs={"class": "code" if setup else "details"})
         summary = page.new_tag("summary", string="How this page is made")
-        if kind == "details":
+        if not setup:
             first = text.find(["h2", "h3", "h4", "p"])
             summary.string = plain_text(first)
             first.decompose()
         fold.append(summary)
         text.insert_before(fold)
-        while (cell := fold.next_sibling) and (
-            cell.name != "section" or cell is text or kind in cell["class"]
-        ):
-            if kind == "details" and cell.name == "section" and cell is not text:
-                break  # the next details have a line of their own
+        while cell := fold.next_sibling:
+            other = cell.name == "section" and cell is not text
+            if other and not (setup and "setup" in cell["class"]):
+                break  # the next details, too, have a line of their own
             fold.append(cell)
 
 
@@ -200,12 +192,8 @@ def shorten_paths(page: BeautifulSoup, nb: NotebookNode) -> None:
     The rest says where it lay on one machine, to no reader's use. Only the very paths
     of papermill's cell of parameters, in that cell and wherever they are printed.
     """
-    source = "\n".join(
-        cell.source
-        for cell in nb.cells
-        if "injected-parameters" in cell.metadata.get("tags", [])
-    )
-    given = re.findall(r'^\w+ = "(/[^"]*[^"/])', source, flags=re.MULTILINE)
+    given = nb.metadata.get("papermill", {}).get("parameters", {}).values()
+    given = re.findall("^(/.*[^/\n])", "\n".join(map(str, given)), flags=re.MULTILINE)
     if not given:
         return
     longest_first = "|".join(map(re.escape, sorted(given, reverse=True)))
@@ -221,13 +209,8 @@ class ReportExporter(HTMLExporter):
     pages = List(help="href and name of each page of the report").tag(config=True)
     here = Unicode(help="href of the page at hand").tag(config=True)
 
-    @default("template_name")
-    def _template_name_default(self) -> str:
-        return "template"
-
-    @default("extra_template_basedirs")
-    def _default_extra_template_basedirs(self) -> list[str]:
-        return [str(Path(__file__).parent)]
+    template_name = Unicode("template").tag(affects_template=True)
+    extra_template_basedirs = List([str(Path(__file__).parent)])
 
     @property
     def default_config(self):

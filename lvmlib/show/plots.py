@@ -69,16 +69,8 @@ def learning_curves(run: Run) -> Figure:
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(7, 6), sharex=True)
     top.plot(history["epoch"], history["train_cosine"], "o-", label="training")
     top.plot(history["epoch"], history["validation_cosine"], "o-", label="validation")
-    top.axhline(info["training_mean_cosine"], color=MUTED, ls=":")
-    top.annotate(
-        "constant mean vector, on training windows",
-        (history["epoch"].iloc[-1], info["training_mean_cosine"]),
-        xytext=(0, 4),
-        textcoords="offset points",
-        ha="right",
-        size="small",
-        color="0.35",
-    )
+    floor = "constant mean vector, on training windows"
+    top.axhline(info["training_mean_cosine"], color=MUTED, ls=":", label=floor)
     top.axvline(info["best_epoch"], color=MUTED, lw=1)
     top.set(title="Cosine to the true next vector", ylabel="mean cosine")
     top.legend()
@@ -97,14 +89,12 @@ def learning_curves(run: Run) -> Figure:
 def scores_with_baselines(scores: pd.DataFrame) -> Figure:
     """Draw the test cosines of `records.scores_table` with 95% intervals."""
     figure, axes = plt.subplots(figsize=(7, 3.2))
-    rows = [*scores.itertuples()][::-1]  # the best on top
-    for height, row in enumerate(rows):
-        colour = NETWORK if row.kind == "network" else BASELINE
-        ends = [row.cosine_low, row.cosine_high]
-        axes.plot(ends, [height] * 2, color=colour, lw=3, alpha=0.45)
-        axes.plot(row.cosine, height, "o", color=colour)
-    names = [BASELINES.get(row.name, "network") for row in rows]
-    axes.set_yticks(range(len(rows)), names)
+    heights = range(len(scores))[::-1]  # the best on top
+    colours = scores["kind"].map({"network": NETWORK, "baseline": BASELINE})
+    ends = scores["cosine_low"], scores["cosine_high"]
+    axes.hlines(heights, *ends, colors=colours, lw=3, alpha=0.45)
+    axes.scatter(scores["cosine"], heights, c=colours)
+    axes.set_yticks(heights, scores["name"].map(BASELINES).fillna("network"))
     axes.set(title="Test cosine with 95% intervals over documents", xlabel="cosine")
     return figure
 
