@@ -8,6 +8,7 @@ left in, where a prediction that copies its context ranks that first.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -15,10 +16,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import nn
 
 from lvmlib.files import atomic_path, read_json, runs_root, write_json
 from lvmlib.inference import predict_windows
+from lvmlib.losses import total_surprise
 from lvmlib.models import build_model
 from lvmlib.moments import Moments
 from lvmlib.records import BASELINES
@@ -33,6 +36,8 @@ RANKINGS = ("document", "all", "document_with_context", "all_with_context")
 FITTED = "fitted.json"  # what was fitted to a split, beside its weights
 TIE = 1e-6  # similarities nearer than this are equal; float32 rounds at about 1e-7
 BLOCK = 512  # windows gathered at a time
+VALIDATION_BLOCK = 2048  # windows; all at once would be the peak of a run's memory
+LIKELIHOOD_BLOCK = 256  # windows, of which each has thirty targets
 SIMILARITIES = 4_000_000  # entries of a block of similarities, 16 MB
 
 
@@ -48,6 +53,34 @@ def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ValueError("vectors have NaN or infinite values: the model diverged.")
     return np.einsum("wd,wd->w", _unit(a), _unit(b), dtype=np.float64)
+
+
+def validation_sums(
+    model: nn.Module,
+    dataset: Dataset,
+    windows: np.ndarray,
+    later: np.ndarray | None = None,
+) -> torch.Tensor:
+    """Return the sums over windows that validation needs, in blocks.
+
+    Of the squared error per dimension and of the cosine, neither finite where a
+    prediction is not; and, given `Dataset.following`, of the log likelihood.
+    """
+    block = VALIDATION_BLOCK if later is None else LIKELIHOOD_BLOCK
+    sums = torch.zeros(2 if later is None else 3, dtype=torch.float64)
+    for start in range(0, len(windows), block):
+        part = windows[start : start + block]
+        raw = predict_windows(model, dataset, part)
+        target = dataset.gather(part[:, -1])
+        finite = np.isfinite(raw).all()
+        near = cosine(raw, target).sum() if finite else math.nan
+        found = [np.square(raw - target).sum(dtype=np.float64) / dataset.dim, near]
+        if later is not None:
+            rows = later[start : start + block]
+            given = (raw, target, dataset.gather(rows), rows != part[:, -1:])
+            found.append(-total_surprise(*map(torch.from_numpy, given)).item())
+        sums += torch.tensor(found, dtype=torch.float64)
+    return sums
 
 
 def score_windows(

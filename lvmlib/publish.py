@@ -103,6 +103,8 @@ def publish_runs(study: str | Path, target: str | Path) -> int:
         write_scores(scores, folder / "test.parquet")
         copy_file(Path(row.folder) / "history.csv", folder / "history.csv")
         info = read_json(Path(row.folder) / "run.json")
+        dataset = Path(info["parameters"]["dataset"]).name  # no folder of this machine
+        info["parameters"] |= {"dataset": dataset, "run_dir": ""}
         write_json(folder / "run.json", info | {"checksums": checksums(folder)})
     copy_file(study / "study.json", target / "study.json")
     return len(table)
@@ -307,7 +309,8 @@ def render_front(reports: Path) -> None:
         made = Path(folder) / "front.ipynb"
         _execute("front", made, {"reports": reports})
         render_page(made, reports / "index.html")
-        answer = _tagged_outputs(made)["answer"]["text/markdown"]
+        _keep_answer(made, reports, "")
+    answer = (reports / "answer.md").read_text()
     tell_readme(project_folder() / "README.md", answer)
 
 

@@ -29,7 +29,6 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from lvmlib import evaluation
 from lvmlib.checkpoints import (
     State,
     TrainingError,
@@ -37,18 +36,16 @@ from lvmlib.checkpoints import (
     resume,
     save_checkpoint,
 )
+from lvmlib.evaluation import validation_sums
 from lvmlib.files import atomic_path
 from lvmlib.gpu import RecordedGradients, make_fabric, make_gather, parameters_of
-from lvmlib.inference import predict_windows
-from lvmlib.losses import batch_loss, side_by_side, total_surprise
+from lvmlib.losses import batch_loss, side_by_side
 from lvmlib.progress import Progress
 from lvmlib.recipe import Recipe, total_steps
 from lvmlib.start import Started, inside
 from lvmlib.vectors import Dataset, Split
 from lvmlib.weights import load_weights, save_weights
 
-VALIDATION_BLOCK = 2048  # windows; all at once would be the peak of a run's memory
-LIKELIHOOD_BLOCK = 256  # windows, of which each has thirty targets
 START_RATE = 0.1  # of a trained head start, as a share of the network's rate
 STEPS_TO_AGREE = 64  # how often several devices ask the first one's clock
 
@@ -193,7 +190,7 @@ def _keep_fitted(
     """
     row = {"epoch": 1, "step": 0, "learning_rate": 0.0}
     for part, windows in (("train", split.train), ("validation", split.validation)):
-        loss, cosine = _sums(model, dataset, windows) / len(windows)
+        loss, cosine = validation_sums(model, dataset, windows) / len(windows)
         row |= {f"{part}_loss": float(loss), f"{part}_cosine": float(cosine)}
     row |= dict.fromkeys(["gradient_norm", "gradient_norm_max"], 0.0)
     row |= {"gradient_norm_max_step": 0, "windows": len(split.train)}
@@ -339,39 +336,12 @@ def _validate(
     """Return validation figures; each device computes its share of the windows."""
     share = slice(fabric.global_rank, None, fabric.world_size)
     later = dataset.following(windows)[share] if recipe.follows else None
-    sums = _sums(model, dataset, windows[share], later)
+    sums = validation_sums(model, dataset, windows[share], later)
     if fabric.world_size > 1:
         sums = fabric.all_reduce(sums.to(fabric.device), reduce_op="sum")
     means = (sums / len(windows)).tolist()
     names = ("validation_loss", "validation_cosine", "validation_likelihood")
     return dict(zip(names, means, strict=False))
-
-
-def _sums(
-    model: nn.Module,
-    dataset: Dataset,
-    windows: np.ndarray,
-    later: np.ndarray | None = None,
-) -> Tensor:
-    """Return the sums of squared error per dimension and of cosine, in blocks.
-
-    With what is `Dataset.following` the windows, that of the log likelihood, too.
-    """
-    block = VALIDATION_BLOCK if later is None else LIKELIHOOD_BLOCK
-    sums = torch.zeros(2 if later is None else 3, dtype=torch.float64)
-    for start in range(0, len(windows), block):
-        part = windows[start : start + block]
-        raw = predict_windows(model, dataset, part)
-        target = dataset.gather(part[:, -1])
-        finite = np.isfinite(raw).all()
-        cosine = evaluation.cosine(raw, target).sum() if finite else math.nan
-        found = [np.square(raw - target).sum(dtype=np.float64) / dataset.dim, cosine]
-        if later is not None:
-            rows = later[start : start + block]
-            given = (raw, target, dataset.gather(rows), rows != part[:, -1:])
-            found.append(-total_surprise(*map(torch.from_numpy, given)).item())
-        sums += torch.tensor(found, dtype=torch.float64)
-    return sums
 
 
 def _is_over(state: State, recipe: Recipe, total: int) -> bool:
