@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from conftest import drifting_vectors, needs_cuda
 
-from lvmlib import gpu, training
+from lvmlib import evaluation, gpu, training
 from lvmlib.evaluation import cosine
 from lvmlib.gpu import make_gather, resident_gather, resolve_precision
 from lvmlib.inference import predict_windows
@@ -97,7 +97,7 @@ def script_validation(monkeypatch):
     def script(values):
         values = iter(values)
         monkeypatch.setattr(
-            training.evaluation, "cosine", lambda a, _: np.full(len(a), next(values))
+            evaluation, "cosine", lambda a, _: np.full(len(a), next(values))
         )
 
     return script

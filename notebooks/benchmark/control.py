@@ -193,7 +193,7 @@ def one_pass(
         optimizer.zero_grad()
         loss.backward()
         if variant.layers:
-            norm = clip_gradients(parameters)
+            norm = clip_gradients(parameters, GRADIENT_NORM_LIMIT)
         else:
             norm = nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM_LIMIT)
         optimizer.step()
