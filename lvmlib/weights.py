@@ -123,9 +123,10 @@ def load_weights(path: str | Path) -> nn.Module:
             f"{found[:9]}, but its metadata state {stated[:9]}; fetch it again."
         )
     # Saved from inside DDP, from a compiled model, or both, in either order.
-    for prefix in (*WRAPPED, *WRAPPED):
-        if all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    while state and (
+        prefix := next((p for p in WRAPPED if all(k.startswith(p) for k in state)), "")
+    ):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
     if "head_start" in metadata:
         state = {
             key if key.startswith("start.") else f"network.{key}": value

@@ -293,7 +293,14 @@ def test_metadata_of_no_use(state, tmp_path, metadata):
 
 
 @pytest.mark.parametrize(
-    "wrapped", ["_orig_mod.", "module.", "_orig_mod.module.", "module._orig_mod."]
+    "wrapped",
+    [
+        "_orig_mod.",
+        "module.",
+        "_orig_mod.module.",
+        "module._orig_mod.",
+        "module.module.module.",
+    ],
 )
 def test_files_of_wrapped_models_are_read(tmp_path, wrapped):
     usual = build_model("amn", dim=8)
