@@ -38,6 +38,7 @@ REPORTED_SIZES = (80_634, 232_605)
 PAGES = ("networks", "costs", "runs")  # of a study that names none
 SURE = 0.95  # the probability of beating another that a decided pair needs
 RESAMPLES = 2000  # draws of the hierarchical bootstrap
+PUBLISHED_WIDTH = 512  # of amn's MLP, of lstm's and gru's states
 LATENCY_NOISE = 0.1  # share by which two latencies may differ and mean nothing
 FIRST = ["entry", "architecture", "size", "arm", "seed", "planned_seeds", "protocol"]
 METRICS = ["r1_document", "r5_document", "r10_document", "mrr_document", "r10_all"]
@@ -267,39 +268,42 @@ def repeated(table: pd.DataFrame) -> pd.Series:
 
 
 def widths(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the trained runs of amn's widths, of each width's recipes the best one.
+    """Return the trained runs of networks' widths, of each width's recipes the best.
 
-    By validation cosine, for each way to begin, size and seed by itself. Added columns:
-    `width` (of the MLP; 512 as published), `start` ("head start", "random weights").
+    By validation cosine, for each network, way to begin, size and seed by itself. Added
+    columns: `width` (of amn's MLP, of the others' states; 512 as published), `start`
+    ("head start", "random weights").
     """
     runs = table[table["status"] == "trained"]
-    width = runs["mlp"].fillna(512) if "mlp" in runs else 512
+    chosen = runs.reindex(columns=["mlp", "hidden"])  # NaN where as published
     alone = runs["head_start"] == "none"
     start = alone.map({True: "random weights", False: "head start"})
-    runs = runs.assign(width=width, start=start).sort_values("validation_cosine")
-    return runs.groupby(["start", "width", "size", "seed"]).tail(1)
+    runs = runs.assign(width=chosen.max(axis=1).fillna(PUBLISHED_WIDTH), start=start)
+    cell = ["architecture", "start", "width", "size", "seed"]
+    return runs.sort_values("validation_cosine").groupby(cell).tail(1)
 
 
 def wider(table: pd.DataFrame) -> pd.DataFrame:
-    """Compare each of amn's widths with the published one, see `widths`.
+    """Compare each width of a network with the published one, see `widths`.
 
     Returns
     -------
     DataFrame
-        start, width, size, parameters, change (in test cosine, with interval), seeds.
+        architecture, start, width, size, parameters, change (in test cosine, with
+        interval), seeds.
     """
-    rows = []
-    for (start, size), runs in widths(table).groupby(["start", "size"]):
+    rows, cell = [], ["architecture", "start", "size"]
+    for key, runs in widths(table).groupby(cell):
         by_width = dict(list(runs.groupby("width")))
-        before = by_width.pop(512, runs[:0])
+        before = by_width.pop(PUBLISHED_WIDTH, runs[:0])
         for width, after in by_width.items():
             if set(after["seed"]) & set(before["seed"]):
                 found = compare(after, before)
-                row = {"start": start, "width": int(width), "size": size}
+                row = dict(zip(cell, key, strict=True)) | {"width": int(width)}
                 row |= {"parameters": after["parameters_trainable"].iloc[0]}
                 rows.append(row | found.columns("change") | {"seeds": found.seeds})
-    columns = ["start", "width", "size", "parameters", "change", "change_low"]
-    return pd.DataFrame(rows, columns=[*columns, "change_high", "seeds"])
+    columns = ["architecture", "start", "width", "size", "parameters", "change"]
+    return pd.DataFrame(rows, columns=[*columns, "change_low", "change_high", "seeds"])
 
 
 def sides(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:

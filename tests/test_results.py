@@ -223,7 +223,8 @@ def widths(tmp_path):
     table["validation_cosine"] = table["test_cosine"]
     lower = (table["entry"] == "half") & (table["seed"] == 1)
     table.loc[lower, "validation_cosine"] = 0.1
-    return table.assign(head_start="none", parameters_trainable=3)
+    same = {"architecture": "amn", "head_start": "none", "parameters_trainable": 3}
+    return table.assign(**same)
 
 
 def test_of_a_width_s_rates_the_best_by_validation_counts(widths):
@@ -239,6 +240,16 @@ def test_of_a_width_s_rates_the_best_by_validation_counts(widths):
     assert row["change"] == pytest.approx((0.04 + 0.02) / 2)
     failed = widths.assign(status="diverged")
     assert results.wider(failed).empty
+
+
+def test_each_network_has_its_own_published_width(widths):
+    lstm = widths[widths["entry"] != "half"].assign(architecture="lstm", mlp=np.nan)
+    lstm["hidden"] = widths["mlp"]
+    lstm = lstm[lstm["seed"] == 0]
+    found = results.wider(pd.concat([widths, lstm])).set_index("architecture")
+    assert found["seeds"].to_dict() == {"amn": 2, "lstm": 1}
+    assert found.loc["lstm", "width"] == 1024
+    assert found.loc["lstm", "change"] == pytest.approx(0.02)
 
 
 def test_seeds_that_agree_by_chance_decide_nothing(tmp_path):

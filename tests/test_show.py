@@ -95,7 +95,7 @@ def test_a_table_folds_intervals_and_escapes_text(shown):
 
 def test_cells_are_counted_in_their_order():
     runs = pd.DataFrame({"entry": ["b", "a", "b"], "size": [5000, 20, 5000]})
-    assert show.cells(runs) == "b at 5,000 (2), a at 20 (1)"
+    assert show.cells(runs) == "3 runs of b and a"
 
 
 def test_a_rank_is_a_range_a_place_or_nothing():

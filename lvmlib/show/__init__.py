@@ -69,9 +69,8 @@ def interval(
 
 
 def cells(runs: pd.DataFrame) -> str:
-    """Return how many runs there are of each entry and size: "amn at 20,000 (2), …"."""
-    counts = runs.groupby(["entry", "size"], sort=False).size()
-    return ", ".join(f"{e} at {s:,} ({count})" for (e, s), count in counts.items())
+    """Return how many runs there are, and of which entries: "3 runs of amn and gru"."""
+    return f"{counted(len(runs), 'run')} of {listed(runs['entry'].unique())}"
 
 
 def places(best: Iterable[float], worst: Iterable[float]) -> list[str]:
