@@ -181,6 +181,14 @@ def word_of(low: float, high: float) -> str:
     return "improves" if low > 0 else "regresses" if high < 0 else "inconclusive"
 
 
+def answer_of(low: float, high: float, margin: float) -> str:
+    """Answer whether a difference reaches a margin: yes, no or undecided.
+
+    "yes" if its interval lies above the margin, "no" if below.
+    """
+    return "yes" if low > margin else "no" if high < margin else "undecided"
+
+
 def rank_ranges(
     scores: dict[str, np.ndarray], documents: ArrayLike
 ) -> dict[str, tuple[int, int]]:

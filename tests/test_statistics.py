@@ -12,6 +12,7 @@ from scipy import stats
 from lvmlib.statistics import (
     Interval,
     _crossed_mean,
+    answer_of,
     clustered_interval,
     expected_best,
     holm,
@@ -304,3 +305,9 @@ def test_expected_best_is_the_mean_over_all_draws():
     for k in (1, 2, 3):
         draws = list(itertools.product(scores, repeat=k))
         assert found[k - 1] == pytest.approx(np.mean([max(d) for d in draws]))
+
+
+def test_a_difference_reaches_a_margin_only_with_its_whole_interval():
+    assert answer_of(0.003, 0.004, 0.002) == "yes"
+    assert answer_of(-0.001, 0.001, 0.002) == "no"
+    assert answer_of(0.001, 0.003, 0.002) == "undecided"
