@@ -278,6 +278,8 @@ def first_error(error: ValidationError) -> str:
     if not found["loc"]:
         return str(found["ctx"]["error"])
     place = ".".join(map(str, found["loc"]))
+    if found["type"] == "missing":
+        return f"parameter {place!r} is missing."
     if found["type"] == "literal_error" and isinstance(found["input"], str):
         valid = re.findall(r"'([^']*)'", found["ctx"]["expected"])
         return str(unknown_name(place, found["input"], valid))

@@ -10,32 +10,63 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import yaml
+from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from lvmlib.files import one_line, project_folder, read_json, runs_root, write_json
 from lvmlib.models import build_model, count_parameters
 from lvmlib.names import ParameterError, check_names, unknown_name
-from lvmlib.recipe import Settings, make_settings, total_steps
+from lvmlib.recipe import STRICT, Settings, first_error, make_settings, total_steps
 from lvmlib.results import PAGES, answers
 from lvmlib.vectors import open_dataset
 
-SHAPES = {"title": str, "dataset": str, "threads": int, "seeds": list, "recipe": dict}
-SHAPES |= {"arms": dict, "architectures": dict}
-SHAPES |= {"tuning": dict}  # read by `lvmlib.tuning`
-SHAPES |= {"answer": str}  # the notebook that becomes index.html
-SHAPES |= {"pages": list}  # question notebooks, see `results.study_pages`
-SHAPES |= {"protocol": None, "sizes": None}  # checked where they are used
-EXPECTED = {str: "text", int: "a whole number", list: "a list"}
-EXPECTED[dict] = "names with values"
 GRID = ("sizes", "arms")  # what an entry may have of its own beside parameters
 # For GLIBC_TUNABLES, in the Snakefile: malloc keeps what is freed, in huge pages.
 HUGE_PAGES = "glibc.malloc.hugetlb=1:glibc.malloc.trim_threshold=4000000000"
 HUGE_PAGES += ":glibc.malloc.mmap_threshold=4000000000"
 ONE_ARM = {"epochs": None}
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # of an entry, an arm, a study
+
+
+class TunedEntry(BaseModel):
+    """What is chosen for an entry, beside what is chosen for all."""
+
+    model_config = STRICT
+    architecture: str
+    sizes: list[PositiveInt]
+    fixed: dict[str, Any] = {}
+    space: dict[str, Any] = {}
+
+
+class Tuning(BaseModel):
+    """How recipes are chosen, see `lvmlib.tuning`."""
+
+    model_config = STRICT
+    trials: PositiveInt  # of each entry at each size
+    seed: NonNegativeInt = 0  # of all trials
+    space: dict[str, Any]
+    entries: dict[str, TunedEntry]
+
+
+class StudyFile(BaseModel):
+    """What a study's YAML may say; a key without a value is as if it were not there."""
+
+    model_config = STRICT
+    title: str = ""
+    dataset: str = ""
+    protocol: str = "controlled"
+    seeds: Annotated[list[Any], Field(min_length=1)]
+    sizes: Any  # a list, or each size with its seeds: see `_grid`
+    threads: PositiveInt = 1
+    recipe: dict[str, Any] = {}
+    arms: dict[Any, Any] = {}
+    architectures: Annotated[dict[Any, Any], Field(min_length=1)]
+    answer: str = "summary"  # the notebook that becomes index.html
+    pages: list[str] = []  # question notebooks, see `results.study_pages`
+    tuning: Tuning | None = None
 
 
 @dataclass(frozen=True)
@@ -136,14 +167,13 @@ def read_study(name: str, dataset: str = "") -> Study:
         If the dataset cannot be opened.
     """
     content, path = read_yaml(name), yaml_path(name)
-    folder = dataset or content.get("dataset") or ""
+    folder = dataset or content.dataset
     opened = open_dataset(folder, verify=False)
-    shared = {"protocol": content.get("protocol", "controlled")}
-    shared |= content.get("recipe") or {}
+    shared = {"protocol": content.protocol} | content.recipe
     try:
         runs = [
             _plan(path.stem, entry, shared | parameters, own, opened.sha256)
-            for entry, of_entry in content["architectures"].items()
+            for entry, of_entry in content.architectures.items()
             for parameters, own in _grid(content, folder, _names(entry, of_entry))
         ]
         labels = [run.label for run in runs]
@@ -152,11 +182,15 @@ def read_study(name: str, dataset: str = "") -> Study:
                 raise ValueError(f"{label} is planned twice.")
     except (ValueError, OSError, RuntimeError) as error:  # a link may lead to itself
         raise ParameterError(f"{path}: {error}") from error
-    title = content.get("title", path.stem)
-    threads = content.get("threads") or 1
-    pages = tuple(content.get("pages") or PAGES)
-    answer = content.get("answer") or "summary"
-    return Study(path.stem, title, tuple(runs), opened.sha256, threads, pages, answer)
+    return Study(
+        path.stem,
+        content.title or path.stem,
+        tuple(runs),
+        opened.sha256,
+        content.threads,
+        tuple(content.pages) or PAGES,
+        content.answer,
+    )
 
 
 class _Loader(yaml.SafeLoader):
@@ -184,61 +218,53 @@ def yaml_path(name: str) -> Path:
     return path if path.suffix in (".yaml", ".yml") else Path(f"parameters/{name}.yaml")
 
 
-def read_yaml(name: str) -> dict[str, Any]:
+def read_yaml(name: str) -> StudyFile:
     """Read a study's file; ParameterError for what is missing, unknown or no shape."""
     path = yaml_path(name)
     try:
         content = yaml.load(path.read_text(), _Loader)
         content = content if isinstance(content, dict) else {}
-        check_names(content, SHAPES)
+        check_names(content, StudyFile.model_fields)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ParameterError(
             f"{path} cannot be read as a study ({one_line(error)})."
         ) from error
-    for key in ("architectures", "sizes", "seeds"):
-        if not content.get(key):
-            raise ParameterError(f"{path} has no {key}: name at least one.")
-    for key, value in content.items():
-        shape = SHAPES[key]
-        if value is not None and shape and type(value) is not shape:
-            raise ParameterError(
-                f"{path}: {key} is {value!r}, expected {EXPECTED[shape]}."
-            )
-    if content.get("threads") is not None and content["threads"] < 1:
-        raise ParameterError(f"{path}: threads is {content['threads']}, expected >= 1.")
+    try:
+        given = {key: value for key, value in content.items() if value is not None}
+        file = StudyFile(**given)
+    except ValidationError as error:
+        raise ParameterError(f"{path}: {first_error(error)}") from None
     folder = project_folder() / "notebooks"
     notebooks = sorted(file.stem for file in folder.glob("*.ipynb"))
-    answer = content.get("answer") or "summary"
-    # Else told when all runs are done.
-    for page in [answer, *(content.get("pages") or [])]:
+    for page in [file.answer, *file.pages]:  # else told when all runs are done
         if page not in notebooks:
             raise ParameterError(f"{path}: {unknown_name('page', page, notebooks)}")
-    return content
+    return file
 
 
 def _names(what: str, value: Any) -> dict[str, Any]:
     if value is not None and not isinstance(value, dict):
-        raise ValueError(f"{what} is {value!r}, expected {EXPECTED[dict]}.")
+        raise ValueError(f"{what} is {value!r}, expected names with values.")
     return value or {}
 
 
 def _grid(
-    content: dict[str, Any], dataset: str, of_entry: dict[str, Any]
+    content: StudyFile, dataset: str, of_entry: dict[str, Any]
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Yield parameters, and dataset, size, arm and seed, of each of an entry's runs.
 
     An arm's own `sizes` come before the entry's, and those before the study's;
     so do its parameters.
     """
-    arms = _names("arms", of_entry.get("arms")) or content.get("arms") or ONE_ARM
+    arms = _names("arms", of_entry.get("arms")) or content.arms or ONE_ARM
     for arm, of_arm in arms.items():
         parameters = of_entry | _names(arm, of_arm)
-        sizes = parameters.get("sizes") or content["sizes"]
+        sizes = parameters.get("sizes") or content.sizes
         if isinstance(sizes, list) and not any(
             isinstance(s, list | dict) for s in sizes
         ):
-            sizes = dict.fromkeys(sizes, content["seeds"])
-        if not isinstance(sizes, dict):
+            sizes = dict.fromkeys(sizes, content.seeds)
+        if not sizes or not isinstance(sizes, dict):
             raise ValueError(
                 f"sizes is {sizes!r}, expected a list, or each size with its seeds."
             )
@@ -246,7 +272,7 @@ def _grid(
         for size, seeds in sizes.items():
             # A size may have parameters of its own: {seeds: [0], …}.
             of_size = dict(seeds) if isinstance(seeds, dict) else {"seeds": seeds}
-            seeds = of_size.pop("seeds", content["seeds"])
+            seeds = of_size.pop("seeds", content.seeds)
             if not isinstance(seeds, list):
                 raise ValueError(
                     f"seeds at size {size} are {seeds!r}, expected a list such as [0]."

@@ -38,16 +38,16 @@ def tune(name: str, dataset: str, entry: str, size: int) -> None:
     """Run what is left of a cell's trials, scored by their best epoch's judge."""
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    plan = read_yaml(name)["tuning"]
-    own = plan["entries"][entry]
-    fixed, space = own.get("fixed", {}), plan["space"] | own.get("space", {})
+    plan = read_yaml(name).tuning
+    own = plan.entries[entry]
+    space = plan.space | own.space
     cell = folder_of(name) / f"{entry}-{size}"
     data = open_dataset(dataset, verify=False)
 
     def objective(trial: optuna.Trial) -> float:
         chosen = {key: suggest(trial, key, choice) for key, choice in space.items()}
-        parameters = fixed | chosen | {"size": size, "seed": plan["seed"]}
-        settings = make_settings(own["architecture"], parameters)
+        parameters = own.fixed | chosen | {"size": size, "seed": plan.seed}
+        settings = make_settings(own.architecture, parameters)
         split, recipe = settings.split(data), settings.recipe
         folder = cell / str(trial.number)
         rows: list[dict[str, float]] = []
@@ -70,7 +70,7 @@ def tune(name: str, dataset: str, entry: str, size: int) -> None:
 
     study = open_study(cell)
     done = len(study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED)))
-    study.optimize(objective, max(0, plan["trials"] - done))
+    study.optimize(objective, max(0, plan.trials - done))
 
 
 def open_study(cell: Path) -> optuna.Study:
@@ -138,15 +138,17 @@ def main() -> None:
     parser.add_argument("--cores", type=int, help="all unless told")
     arguments = parser.parse_args()
     name, content = arguments.study, read_yaml(arguments.study)
-    dataset = arguments.dataset or content.get("dataset", "")
+    if content.tuning is None:
+        parser.error(f"{name} has no tuning: say what is chosen, as best.yaml does.")
+    dataset = arguments.dataset or content.dataset
     folder, kept = folder_of(name), Path("reports") / Path(name).stem / "tuning"
     for journal in kept.glob("*.log"):  # go on from what the repository has
         if not (folder / journal.name).exists():
             copy_file(journal, folder / journal.name)
     cells = [
         (name, dataset, entry, size)
-        for entry, own in content["tuning"]["entries"].items()
-        for size in own["sizes"]
+        for entry, own in content.tuning.entries.items()
+        for size in own.sizes
     ]
     # So that a kill takes the processes along, which would go on for hours.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

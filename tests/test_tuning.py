@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -84,3 +87,13 @@ def test_no_trial_looks_at_the_test_windows(study, monkeypatch):
     tuning.tune(name, dataset, "amn", 200)
     trials, _ = tuning.trials_table(tuning.folder_of(name))
     assert (trials["validation_cosine"] > 0).all()
+
+
+def test_a_study_without_a_space_to_choose_from_is_refused(study, monkeypatch, capsys):
+    name, _ = study
+    untuned = {key: value for key, value in PLAN.items() if key != "tuning"}
+    Path("parameters/small.yaml").write_text(yaml.safe_dump(untuned))
+    monkeypatch.setattr(sys, "argv", ["lvmlib.tuning", name])
+    with pytest.raises(SystemExit):
+        tuning.main()
+    assert "small has no tuning" in capsys.readouterr().err
