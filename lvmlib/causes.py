@@ -17,6 +17,7 @@ from lvmlib.results import (
     main_runs,
     over_baseline,
 )
+from lvmlib.statistics import MARGIN
 
 DIP = 0.01  # cosine; a larger fall from one epoch to the next is no noise
 # Columns of a study's table that decide a run's numbers, where it has them.
@@ -72,6 +73,22 @@ def rates(table: pd.DataFrame) -> pd.DataFrame:
             rows.append(row | {"spread": base["validation_cosine"].std()})
     columns = ["entry", "registered", "rate", "difference", "seeds", "spread"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def gaining(rates: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
+    """Part the entries of `rates` by whether another rate gains more than MARGIN.
+
+    Returns
+    -------
+    gained : DataFrame
+        A row of `rates` for each entry that does, the one with most seeds.
+    others : Series
+        For each other entry the most that a rate gains, or 0 if none does.
+    """
+    gained = rates[rates["difference"] > MARGIN].sort_values("seeds", ascending=False)
+    gained = gained.drop_duplicates("entry")
+    most = rates.groupby("entry", sort=False)["difference"].max().clip(lower=0)
+    return gained, most.drop(gained["entry"])
 
 
 def contrasts_at_rates(table: pd.DataFrame) -> pd.DataFrame:

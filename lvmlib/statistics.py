@@ -18,6 +18,7 @@ from scipy.special import stdtr, stdtrit  # scipy.stats takes a second to import
 MARGIN = 0.005  # cosine; a smaller change is no difference
 ADDS = 0.002  # cosine; less than this, a network adds nothing to what it begins at
 LEVEL = 0.95  # of all intervals
+ONE_SEED = "no verdict (one seed)"
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ def verdict(interval: Interval, adjusted_p: float | None = None) -> str:
     else "inconclusive".
     """
     if interval.seeds < 2:
-        return "no verdict (one seed)"
+        return ONE_SEED
     found = word_of(interval.low, interval.high)
     chance = adjusted_p is not None and adjusted_p >= 1 - LEVEL
     return "inconclusive" if chance and found != "equivalent" else found
@@ -181,11 +182,14 @@ def word_of(low: float, high: float) -> str:
     return "improves" if low > 0 else "regresses" if high < 0 else "inconclusive"
 
 
-def answer_of(low: float, high: float, margin: float) -> str:
+def answer_of(low: float, high: float, margin: float, seeds: int = 2) -> str:
     """Answer whether a difference reaches a margin: yes, no or undecided.
 
-    "yes" if its interval lies above the margin, "no" if below.
+    "yes" if its interval lies above the margin, "no" if below; with one seed there is
+    no verdict.
     """
+    if seeds < 2:
+        return ONE_SEED
     return "yes" if low > margin else "no" if high < margin else "undecided"
 
 

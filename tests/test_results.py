@@ -304,6 +304,16 @@ def test_other_rates_are_compared_by_validation_with_the_same_seeds(study):
     assert (best["architecture"], best["rate"]) == ("gru", 0.0005)
 
 
+def test_a_rate_that_gains_is_told_by_its_row_with_most_seeds():
+    rates = pd.DataFrame(
+        [("gru", 0.02, 1), ("gru", 0.01, 3), ("amn", -0.01, 1), ("lstm", 0.001, 1)],
+        columns=["entry", "difference", "seeds"],
+    )
+    gained, others = causes.gaining(rates)
+    assert gained["difference"].tolist() == [0.01]
+    assert others.to_dict() == {"amn": 0, "lstm": 0.001}
+
+
 def test_repeats_elsewhere_differ_in_arithmetic_alone(study, run_notebook):
     write_run(study, "amn-gpu", LARGE, 0.531, device="cuda", precision="bf16-mixed")
     found = run_notebook("costs", study=str(study)).values["ways"]

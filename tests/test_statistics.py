@@ -311,3 +311,4 @@ def test_a_difference_reaches_a_margin_only_with_its_whole_interval():
     assert answer_of(0.003, 0.004, 0.002) == "yes"
     assert answer_of(-0.001, 0.001, 0.002) == "no"
     assert answer_of(0.001, 0.003, 0.002) == "undecided"
+    assert answer_of(0.003, 0.004, 0.002, seeds=1) == "no verdict (one seed)"
